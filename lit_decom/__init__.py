@@ -1,0 +1,51 @@
+"""Training-time interpretability for PyTorch Lightning: what does a network learn to look at, while it learns it?"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_decom.callbacks import DecomCAMCallback
+    from lit_decom.evidence import Capture, capture, observing
+    from lit_decom.methods import CAM, METHODS, DecomCAM, Decomposition
+    from lit_decom.models import ZeroShotClassifier
+    from lit_decom.probe import Probe
+    from lit_decom.target_layer import find_target_layer
+
+# Names are loaded when asked for, so that the core never pulls in Lightning or wandb.
+_HOMES = {
+    "CAM": "methods",
+    "Capture": "evidence",
+    "DecomCAM": "methods",
+    "DecomCAMCallback": "callbacks",
+    "Decomposition": "methods",
+    "METHODS": "methods",
+    "Probe": "probe",
+    "ZeroShotClassifier": "models",
+    "capture": "evidence",
+    "find_target_layer": "target_layer",
+    "observing": "evidence",
+}
+
+__all__ = [
+    "CAM",
+    "METHODS",
+    "Capture",
+    "DecomCAM",
+    "DecomCAMCallback",
+    "Decomposition",
+    "Probe",
+    "ZeroShotClassifier",
+    "capture",
+    "find_target_layer",
+    "observing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

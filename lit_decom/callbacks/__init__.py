@@ -1,0 +1,5 @@
+"""Lightning callbacks."""
+
+from lit_decom.callbacks.decom_cam import DecomCAMCallback
+
+__all__ = ["DecomCAMCallback"]

@@ -1,0 +1,63 @@
+"""Channel weights and maps of the CAM family, from one activation and its gradient."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ChannelWeight = Literal["sum", "mean", "grad_cam_pp"]
+
+
+def channel_weights(activations: Tensor, gradients: Tensor, kind: ChannelWeight = "mean") -> Tensor:
+    """Weigh every channel by how much the target score grows with it.
+
+    Args:
+        activations: activations ``(B, C, h, w)``.
+        gradients: gradients ``(B, C, h, w)`` of each image's target score.
+        kind: ``"mean"`` over positions (Grad-CAM), ``"sum"`` over positions (DecomCAM; the same up to ``h w``), or
+            ``"grad_cam_pp"`` (Grad-CAM++: rectified gradients, weighted by ``g^2 / (2 g^2 + sum(a) g^3)``).
+
+    Returns:
+        Weights ``(B, C)``.
+    """
+    if kind == "sum":
+        return gradients.sum(dim=(-2, -1))
+    if kind == "mean":
+        return gradients.mean(dim=(-2, -1))
+    squares = gradients.square()
+    denominator = 2 * squares + activations.sum(dim=(-2, -1), keepdim=True) * squares * gradients
+    alphas = torch.where(denominator == 0, torch.zeros_like(squares), squares / denominator)
+    return (alphas * gradients.relu()).sum(dim=(-2, -1))
+
+
+def x_grad_cam_weights(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Weigh channels by the activation-weighted mean of their gradient (XGrad-CAM).
+
+    Args:
+        activations: activations ``(B, C, h, w)``.
+        gradients: gradients ``(B, C, h, w)``.
+
+    Returns:
+        Weights ``(B, C)``; 0 where a channel's activations sum to 0.
+    """
+    mass = activations.sum(dim=(-2, -1))
+    weighted = (gradients * activations).sum(dim=(-2, -1))
+    return torch.where(mass == 0, torch.zeros_like(mass), weighted / mass)
+
+
+def weighted_map(activations: Tensor, weights: Tensor) -> Tensor:
+    """Sum channels with one weight each and keep what speaks for the target: ``relu(sum_k w_k A_k)``.
+
+    Args:
+        activations: activations ``(B, C, h, w)``.
+        weights: weights ``(B, C)``.
+
+    Returns:
+        Maps ``(B, h, w)``, non-negative.
+
+    Example:
+        >>> activations = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])
+        >>> weighted_map(activations, torch.tensor([[1.0, -1.0]]))
+        tensor([[[0., 2.]]])
+    """
+    return torch.einsum("bchw,bc->bhw", activations, weights).relu()

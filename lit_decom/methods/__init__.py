@@ -1,0 +1,24 @@
+"""Explanation methods, each a function of one capture."""
+
+from lit_decom.methods.base import CAM, METHODS, register
+from lit_decom.methods.decom_cam import DecomCAM, Decomposition
+from lit_decom.methods.eigen import EigenCAM, EigenGradCAM
+from lit_decom.methods.gradient import GradCAM, GradCAMPP, HiResCAM, LayerCAM, XGradCAM
+from lit_decom.methods.presets import PRESETS, Preset
+
+__all__ = [
+    "CAM",
+    "METHODS",
+    "PRESETS",
+    "DecomCAM",
+    "Decomposition",
+    "EigenCAM",
+    "EigenGradCAM",
+    "GradCAM",
+    "GradCAMPP",
+    "HiResCAM",
+    "LayerCAM",
+    "Preset",
+    "XGradCAM",
+    "register",
+]

@@ -1,0 +1,297 @@
+"""The probe: a fixed labelled set of images that is explained again and again."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+
+from lit_decom.isolation import isolated_random_state
+
+Unpack = Callable[[Any], tuple[Tensor, Any]]
+_READ_TWICE = 4
+_SCANNED_PER_WANTED = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A fixed labelled set of images, as the network sees them, with what is known about where things are.
+
+    Attributes:
+        images: ``(n, C, H, W)``, normalised as for the network.
+        labels: ``(n,)`` class indices.
+        ids: one name per image; the dataset's index where it comes from a dataset.
+        masks: object masks ``(n, H, W)`` bool.
+        boxes: boxes ``(m, 4)`` per image, as x1, y1, x2, y2 in pixels.
+        parts: part masks ``(n, R, H, W)`` bool.
+        part_names: ``R`` names.
+        class_names: ``N`` names.
+        mean: normalisation ``(C,)`` of the images, where known.
+        std: normalisation ``(C,)`` of the images, where known.
+
+    Raises:
+        ValueError: if the probe is empty or its parts do not fit together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: tuple[str, ...] = ()
+    masks: Tensor | None = None
+    boxes: tuple[Tensor, ...] | None = None
+    parts: Tensor | None = None
+    part_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or len(self.images) == 0:
+            raise ValueError(f"Expected `images` to be (n, C, H, W) with n >= 1, but got {tuple(self.images.shape)}.")
+        n, (channels, height, width) = len(self.images), self.images.shape[1:]
+        if self.labels.shape != (n,) or self.labels.is_floating_point():
+            raise ValueError(
+                f"Expected `labels` to be ({n},) class indices, but got {tuple(self.labels.shape)} {self.labels.dtype}."
+            )
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(str(index) for index in range(n)))
+        if len(self.ids) != n or len(set(self.ids)) != n:
+            raise ValueError(f"Expected `ids` to be {n} different names, but got {len(set(self.ids))}.")
+        expected = {"masks": (n, height, width), "mean": (channels,), "std": (channels,)}
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"Expected `{name}` to be {shape}, but got {tuple(value.shape)}.")
+        if self.parts is not None and (self.parts.ndim != 4 or self.parts.shape[0::2] != (n, height)):
+            raise ValueError(f"Expected `parts` to be ({n}, R, {height}, {width}), but got {tuple(self.parts.shape)}.")
+        if self.boxes is not None and len(self.boxes) != n:
+            raise ValueError(f"Expected `boxes` for {n} images, but got {len(self.boxes)}.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def from_tensors(cls, images: Tensor, labels: Tensor, **known: Any) -> "Probe":
+        """Make a probe of tensors.
+
+        Args:
+            images: ``(n, C, H, W)``, as the network shall see them.
+            labels: ``(n,)`` class indices.
+            **known: any other attribute of the class.
+
+        Returns:
+            The probe, with copies of the tensors on the CPU.
+        """
+        for name in ("masks", "parts"):
+            if known.get(name) is not None:
+                known[name] = torch.as_tensor(known[name]).detach().cpu().bool().clone()
+        for name in ("mean", "std"):
+            if known.get(name) is not None:
+                known[name] = torch.as_tensor(known[name], dtype=torch.float32).detach().cpu().clone()
+        for name in ("ids", "part_names", "class_names"):
+            if known.get(name) is not None:
+                known[name] = tuple(str(entry) for entry in known[name])
+        if known.get("boxes") is not None:
+            known["boxes"] = tuple(torch.as_tensor(box).detach().cpu().float().reshape(-1, 4) for box in known["boxes"])
+        return cls(images.detach().cpu().clone(), torch.as_tensor(labels).detach().cpu().clone(), **known)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset[Any],
+        n: int = 64,
+        seed: int = 0,
+        balance: Literal["class", "none"] = "class",
+        *,
+        unpack: Unpack | None = None,
+        collate_fn: Callable[[list[Any]], Any] = default_collate,
+        transfer: Callable[[Any], Any] | None = None,
+        **known: Any,
+    ) -> "Probe":
+        """Choose images of a dataset, by index, and read them once.
+
+        No loader is iterated and no global random state is drawn from. Every sample goes through ``collate_fn`` and
+        ``transfer`` as a batch of one, so that the network sees what it sees in training.
+
+        Args:
+            dataset: map-style; its samples are ``(image, label)``, ``(image, {"label", "masks", "boxes", "parts"})``, or
+                a mapping with the keys ``image`` and ``label``, or whatever ``unpack`` understands.
+            n: how many images; fewer if the dataset has fewer.
+            seed: of the choice, and of whatever the transforms draw while they are read.
+            balance: ``"class"`` takes as many of each class as there are to have, ``"none"`` takes any.
+            unpack: from a batch of one to image ``(1, C, H, W)`` and label or mapping.
+            collate_fn: the loader's.
+            transfer: the module's batch-transfer hooks.
+            **known: any other attribute of the class, such as ``class_names``, ``mean`` and ``std``.
+
+        Returns:
+            The probe.
+
+        Raises:
+            TypeError: if the dataset cannot be read by index.
+            ValueError: if it is empty, or a sample is not understood.
+        """
+        _check_map_style(dataset)
+        if n < 1:
+            raise ValueError(f"Expected `n` to be at least 1, but got {n}.")
+
+        def read(index: int) -> tuple[Tensor, dict[str, Any]]:
+            batch = collate_fn([dataset[index]])
+            return _unpacked(batch if transfer is None else transfer(batch), unpack)
+
+        with isolated_random_state(seed):
+            known = {"class_names": getattr(dataset, "classes", None)} | known
+            known = {"part_names": getattr(dataset, "part_names", None)} | known
+            indices = _choose(dataset, n, seed, balance, lambda index: int(read(index)[1]["label"]))
+            samples = [read(index) for index in indices]
+            again = [read(index)[0] for index in indices[:_READ_TWICE]]
+        if any(not torch.equal(first, second[0]) for second, first in zip(samples, again, strict=False)):
+            warnings.warn(
+                "The dataset gives another image at the second reading (a random transform?): the probe keeps the first.",
+                stacklevel=2,
+            )
+        targets = [target for _, target in samples]
+        present = {name for name in ("masks", "boxes", "parts") if all(name in target for target in targets)}
+        for name in present:
+            values = [target[name] for target in targets]
+            known[name] = values if name == "boxes" else torch.stack(values)
+        return cls.from_tensors(
+            torch.cat([image for image, _ in samples]),
+            torch.tensor([int(target["label"]) for target in targets]),
+            ids=[str(index) for index in indices],
+            **known,
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that was read: images, labels, ids, masks, boxes and parts."""
+        total = hashlib.sha256()
+        for tensor in (self.images, self.labels, self.masks, self.parts, *(self.boxes or ())):
+            if tensor is not None:
+                total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+                total.update(tensor.contiguous().numpy().tobytes())
+        total.update(repr(self.ids).encode())
+        return total.hexdigest()
+
+    def batches(self, size: int) -> Iterator["Probe"]:
+        """Cut the probe into consecutive pieces of ``size`` images, the last one smaller."""
+        for start in range(0, len(self), size):
+            yield self.select(range(start, min(start + size, len(self))))
+
+    def shard(self, rank: int, world: int) -> "Probe | None":
+        """Take the images that process ``rank`` of ``world`` explains: every ``world``-th; None if there is none."""
+        rows = range(rank, len(self), world)
+        return self.select(rows) if len(rows) else None
+
+    def select(self, rows: Sequence[int]) -> "Probe":
+        """Take some images, in the order given."""
+        index = torch.as_tensor(list(rows))
+        taken: dict[str, Any] = {
+            "ids": tuple(self.ids[row] for row in rows),
+            "boxes": None if self.boxes is None else tuple(self.boxes[row] for row in rows),
+        }
+        for name in ("images", "labels", "masks", "parts"):
+            value = getattr(self, name)
+            taken[name] = None if value is None else value[index]
+        return replace(self, **taken)
+
+    def to(self, device: torch.device) -> "Probe":
+        """Move every tensor to a device."""
+        moved = {entry.name: _moved(getattr(self, entry.name), device) for entry in fields(self)}
+        return Probe(**moved)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_moved(entry, device) for entry in value)
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _check_map_style(dataset: Dataset[Any]) -> None:
+    by_index = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    if isinstance(dataset, IterableDataset) or not by_index:
+        raise TypeError(
+            f"Expected `dataset` to be read by index, but {type(dataset).__name__} has no length or no items. "
+            "Collect some of its images yourself: `Probe.from_tensors(images, labels)`."
+        )
+    if len(dataset) == 0:  # type: ignore[arg-type]
+        raise ValueError(f"Expected `dataset` to hold images for the probe, but {type(dataset).__name__} is empty.")
+
+
+def _unpacked(batch: Any, unpack: Unpack | None) -> tuple[Tensor, dict[str, Any]]:
+    """Image ``(1, C, H, W)`` and target of one sample, the target's entries without the batch dimension."""
+    image, target = _parts_of(batch) if unpack is None else unpack(batch)
+    if not isinstance(image, Tensor) or image.ndim not in {3, 4}:
+        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"Expected a sample's image to be (C, H, W), but got {got}. Pass `unpack=` to find it.")
+    image = image.detach().cpu().as_subclass(Tensor)
+    image = image[None] if image.ndim == 3 else image
+    label = torch.as_tensor(target["label"] if isinstance(target, Mapping) else target)
+    if label.numel() != 1 or label.is_floating_point():
+        raise ValueError(
+            f"Expected a sample's label to be one class index, but got {tuple(label.shape)} {label.dtype}. "
+            "Pass `unpack=` to make it one."
+        )
+    found: dict[str, Any] = {"label": label.reshape(())}
+    if not isinstance(target, Mapping):
+        return image, found
+    size = image.shape[-2:]
+    for name in ("masks", "parts"):
+        if name in target:
+            grids = torch.as_tensor(target[name]).detach().cpu().as_subclass(Tensor).bool().reshape(-1, *size)
+            found[name] = grids.any(dim=0) if name == "masks" else grids
+    if "boxes" in target:
+        found["boxes"] = torch.as_tensor(target["boxes"]).detach().cpu().as_subclass(Tensor).reshape(-1, 4)
+    return image, found
+
+
+def _parts_of(batch: Any) -> tuple[Any, Any]:
+    if isinstance(batch, Mapping) and {"image", "label"} <= set(batch):
+        return batch["image"], batch
+    if isinstance(batch, tuple | list) and len(batch) >= 2:
+        return batch[0], batch[1]
+    keys = f" with the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
+    raise ValueError(
+        f"Expected a sample to be (image, label) or (image, {{'label': ...}}), but got {type(batch).__name__}{keys}. "
+        "Pass `unpack=` to find image and label."
+    )
+
+
+def _choose(
+    dataset: Dataset[Any], n: int, seed: int, balance: str, label_of: Callable[[int], int]
+) -> list[int]:
+    """Indices in an order in which the classes take turns, so that the first few show as many classes as they can."""
+    count = len(dataset)  # type: ignore[arg-type]
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    if balance == "none":
+        return order[:n]
+    if balance != "class":
+        raise ValueError(f"Expected `balance` to be 'class' or 'none', but got {balance!r}.")
+    labels = _known_labels(dataset)
+    if labels is None:
+        # Nothing tells the labels without reading images: look at some, not at a million.
+        order = order[: n * _SCANNED_PER_WANTED]
+        labels = {index: label_of(index) for index in order}
+    by_class: dict[int, list[int]] = {}
+    for index in order:
+        by_class.setdefault(int(labels[index]), []).append(index)
+    turns = [
+        (turn, label, index) for label, members in by_class.items() for turn, index in enumerate(members)
+    ]
+    return [index for _, _, index in sorted(turns)[:n]]
+
+
+def _known_labels(dataset: Dataset[Any]) -> Sequence[int] | dict[int, int] | None:
+    """Labels of a dataset that knows them without reading its images."""
+    if isinstance(dataset, Subset):
+        below = _known_labels(dataset.dataset)
+        return None if below is None else [below[index] for index in dataset.indices]
+    for name in ("targets", "labels"):
+        known = getattr(dataset, name, None)
+        if isinstance(known, list | tuple | Tensor | np.ndarray) and len(known) == len(dataset):  # type: ignore[arg-type]
+            return [int(label) for label in known]
+    return None

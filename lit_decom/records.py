@@ -1,0 +1,264 @@
+"""What is kept of every firing, and the run directory it is kept in."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lit_decom.methods.decom_cam import Decomposition
+from lit_decom.probe import Probe
+
+_RUN_FILE, _PROBE_FILE = "run.json", "probe.npz"
+_RECORD_NAME = re.compile(r"step-(\d{9})_epoch-(\d{5})\.npz")
+
+
+class RunDirectoryError(RuntimeError):
+    """A run directory cannot be used: it belongs to another run, or what lies there cannot be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class EpochRecord:
+    """Everything that one firing found, enough to draw, compare and match it later without the model.
+
+    Attributes:
+        epoch: zero-based.
+        step: the Trainer's global step as the loggers see it.
+        ids: one name per image, ``n`` of them.
+        labels: ``(n,)``.
+        targets: ``(n,)``, the class explained; -1 for a callable's score.
+        logits: ``(n, N)``.
+        patterns: ``(n, K, h, w)`` float16, components of unit norm.
+        singular_values: ``(n, K)`` float32.
+        channels: ``(n, P)``.
+        loadings: ``(n, P, K)`` float32.
+        valid: ``(n, K)`` bool.
+        energy: ``(n,)``.
+        scores: ``(n, K)``.
+        reference_scores: ``(n,)``.
+        contributions: ``(n, K)``.
+        fallback: ``(n,)`` bool.
+        numbers: what was logged, by key.
+        settings: method, layer, target policy, probe digest and versions.
+    """
+
+    epoch: int
+    step: int
+    ids: tuple[str, ...]
+    labels: Tensor
+    targets: Tensor
+    logits: Tensor
+    patterns: Tensor
+    singular_values: Tensor
+    channels: Tensor
+    loadings: Tensor
+    valid: Tensor
+    energy: Tensor
+    scores: Tensor
+    reference_scores: Tensor
+    contributions: Tensor
+    fallback: Tensor
+    numbers: Mapping[str, float]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, decomposition: Decomposition, **rest: Any) -> "EpochRecord":
+        """Pack a decomposition of the whole probe with the numbers that belong to it.
+
+        Args:
+            decomposition: on any device.
+            **rest: the attributes that a decomposition does not have.
+
+        Returns:
+            The record, on the CPU.
+        """
+        values = decomposition.singular_values
+        norms = torch.where(values == 0, torch.ones_like(values), values)[:, :, None, None]
+        shared = {entry.name for entry in fields(cls)} & {entry.name for entry in fields(decomposition)}
+        kept = {name: getattr(decomposition, name) for name in shared}
+        kept["patterns"] = (decomposition.components / norms).half()
+        kept |= rest
+        return cls(**{name: value.detach().cpu() if isinstance(value, Tensor) else value for name, value in kept.items()})
+
+    @property
+    def decomposition(self) -> Decomposition:
+        """The decomposition, its components to half precision."""
+        kept = {entry.name: getattr(self, entry.name) for entry in fields(Decomposition) if entry.name != "components"}
+        return Decomposition(components=self.patterns.float() * self.singular_values[:, :, None, None], **kept)
+
+    @property
+    def filename(self) -> str:
+        """Name by step and epoch: several firings may fall into one epoch."""
+        return f"step-{self.step:09d}_epoch-{self.epoch:05d}.npz"
+
+    def save(self, directory: Path) -> Path:
+        """Write the record to a directory; a reader sees either all of it or nothing."""
+        arrays = {name: value.numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        texts = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
+        return _write_npz(directory / self.filename, arrays | {"json": np.array(json.dumps(texts))})
+
+    @classmethod
+    def load(cls, path: Path) -> "EpochRecord":
+        """Read a record.
+
+        Raises:
+            RunDirectoryError: if the file is not a whole record.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: torch.from_numpy(stored[name]) for name in stored.files if name != "json"}
+                texts = json.loads(str(stored["json"]))
+            texts["ids"] = tuple(texts["ids"])
+            return cls(**arrays, **texts)
+        except Exception as error:
+            raise RunDirectoryError(f"Expected {path.name} to be a whole record, but: {error}.") from error
+
+
+class RunDirectory:
+    """A folder with the probe, the settings and one record per firing of one run.
+
+    Args:
+        path: the folder; made when the run is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, run_id: str, probe: Probe, settings: Mapping[str, Any], from_step: int | None = None) -> None:
+        """Begin to write, or go on.
+
+        Args:
+            run_id: identity of the run that writes.
+            probe: what is explained.
+            settings: of the run.
+            from_step: of a resumed run: records after it were superseded by going on from an earlier checkpoint, and
+                are set aside under the suffix ``.superseded``.
+
+        Raises:
+            RunDirectoryError: if the folder holds another run's records.
+        """
+        owner = self.owner()
+        if owner is None and self.files():
+            raise RunDirectoryError(f"Expected `dirpath` {self.path} to be empty, but it holds records of an unknown run.")
+        if owner not in (None, run_id):
+            raise RunDirectoryError(
+                f"Expected `dirpath` {self.path} to be this run's own, but it holds records of run {owner}. "
+                "Choose another one or remove it."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if from_step is not None:
+            for file in self.files():
+                if _step_of(file) > from_step:
+                    file.replace(file.with_suffix(".npz.superseded"))
+        _write_text(self.path / _RUN_FILE, json.dumps({"run_id": run_id, "settings": dict(settings)}, indent=2))
+        _write_npz(self.path / _PROBE_FILE, _arrays_of(probe))
+
+    def save_picture(self, picture: Image.Image, record: EpochRecord) -> Path:
+        """Keep the picture of a firing beside its record, under ``pictures/``."""
+        path = (self.path / "pictures" / record.filename).with_suffix(".jpg")
+        path.parent.mkdir(exist_ok=True)
+        with _replacing(path) as temporary:
+            picture.save(temporary, format="JPEG", quality=88)
+        return path
+
+    def owner(self) -> str | None:
+        """Identity of the run whose records lie here; None if there is none."""
+        file = self.path / _RUN_FILE
+        if not file.exists():
+            return None
+        try:
+            return str(json.loads(file.read_text())["run_id"])
+        except (ValueError, KeyError) as error:
+            raise RunDirectoryError(f"Expected {file} to name a run, but it cannot be read: {error}.") from error
+
+    def files(self) -> list[Path]:
+        """The records' files, in the order of their steps."""
+        return sorted(file for file in self.path.glob("step-*.npz") if _RECORD_NAME.fullmatch(file.name))
+
+    def records(self) -> Iterator[EpochRecord]:
+        """Read the records, in the order of their steps."""
+        return (EpochRecord.load(file) for file in self.files())
+
+    def probe(self) -> Probe:
+        """Read the probe; its images are in [0, 1], to 8 bits.
+
+        Raises:
+            RunDirectoryError: if there is none.
+        """
+        try:
+            with np.load(self.path / _PROBE_FILE, allow_pickle=False) as stored:
+                known = {name: stored[name] for name in stored.files}
+        except Exception as error:
+            raise RunDirectoryError(f"Expected {self.path} to hold a probe, but: {error}.") from error
+        images = torch.from_numpy(known.pop("images")).float() / 255
+        texts = json.loads(str(known.pop("json")))
+        boxes = texts.pop("boxes")
+        tensors = {name: torch.from_numpy(value) for name, value in known.items()}
+        labels = tensors.pop("labels")
+        texts["boxes"] = None if boxes is None else [torch.tensor(box) for box in boxes]
+        return Probe.from_tensors(images, labels, **tensors, **texts)
+
+
+def displayed(probe: Probe) -> Tensor:
+    """Bring a probe's images to [0, 1] for the eye.
+
+    Args:
+        probe: with ``n`` images.
+
+    Returns:
+        ``(n, 3, H, W)``: un-normalised where mean and std are known, else each stretched to its own range; one channel
+        is repeated, of more than three the first three are shown.
+    """
+    images = probe.images.float()
+    if probe.mean is not None and probe.std is not None:
+        images = (images * probe.std[:, None, None] + probe.mean[:, None, None]).clamp(0, 1)
+    else:
+        low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
+        images = (images - low) / torch.where(high == low, torch.ones_like(high), high - low)
+    return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+
+
+def _arrays_of(probe: Probe) -> dict[str, Any]:
+    texts = {name: getattr(probe, name) for name in ("ids", "part_names", "class_names")}
+    texts["boxes"] = None if probe.boxes is None else [box.tolist() for box in probe.boxes]
+    arrays = {name: getattr(probe, name) for name in ("labels", "masks", "parts")}
+    return {
+        "images": (displayed(probe) * 255).round().to(torch.uint8).numpy(),
+        "json": np.array(json.dumps(texts)),
+        **{name: value.numpy() for name, value in arrays.items() if value is not None},
+    }
+
+
+def _step_of(file: Path) -> int:
+    return int(file.name.removeprefix("step-").split("_")[0])
+
+
+def _write_npz(path: Path, arrays: Mapping[str, Any]) -> Path:
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    return path
+
+
+def _write_text(path: Path, text: str) -> Path:
+    with _replacing(path) as temporary:
+        temporary.write_text(text)
+    return path
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a file that takes its name only when it is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

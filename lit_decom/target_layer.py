@@ -1,0 +1,73 @@
+"""Which layer to explain when nobody says."""
+
+import torch
+from torch import Tensor, nn
+
+from lit_decom.evidence import ReadLogits, capture, feature_grids
+from lit_decom.models.layers import TargetLayer, TargetLayerError, resolve_layer
+
+_NOT_A_STAGE = ("Pool", "Dropout", "Identity", "Flatten")
+
+
+def find_target_layer(
+    model: nn.Module,
+    name: str | None = None,
+    images: Tensor | None = None,
+    *,
+    min_positions: int = 7,
+    logits: ReadLogits | None = None,
+) -> TargetLayer:
+    """Find the layer to explain, by name or as the deepest one that still tells where.
+
+    Without a name it is the last layer to finish in a forward pass that returns at least ``min_positions`` x
+    ``min_positions`` positions and whose positions the prediction depends on (the last block of a vision transformer with a
+    class token does not qualify: its patch tokens reach no logit). The rule is our choice.
+
+    Args:
+        model: the network.
+        name: as in ``model.named_modules()``, or a dotted suffix that is unique.
+        images: ``(B, C, H, W)``, what the network is used on; by default one image of noise, 224 x 224.
+        min_positions: the smallest grid, along each side.
+        logits: as for :func:`lit_decom.capture`.
+
+    Returns:
+        The layer.
+
+    Raises:
+        TargetLayerError: if the name is unknown or ambiguous, or no layer returns a feature grid.
+    """
+    if name is not None:
+        return resolve_layer(model, name)
+    images = _noise(model) if images is None else images[:1]
+    grids = {
+        layer: grid
+        for layer, grid in feature_grids(model, images, logits).items()
+        if not type(resolve_layer(model, layer).module).__name__.startswith(_NOT_A_STAGE)
+        and not type(resolve_layer(model, layer).module).__name__.endswith(("Pool1d", "Pool2d", "Pool3d"))
+    }
+    if not grids:
+        raise TargetLayerError(f"Expected {type(model).__name__} to have a layer with a feature grid, but found none.")
+    largest = max(min(grid) for grid in grids.values())
+    deepest_first = [layer for layer, grid in reversed(grids.items()) if min(grid) >= min(min_positions, largest)]
+    for candidate in deepest_first:
+        layer = resolve_layer(model, candidate)
+        if _matters(model, layer, images, logits):
+            return layer
+    # No gradient anywhere, as under a head that starts at zero.
+    return resolve_layer(model, deepest_first[0])
+
+
+def _matters(model: nn.Module, layer: TargetLayer, images: Tensor, logits: ReadLogits | None) -> bool:
+    try:
+        gradients = capture(model, layer, images, "predicted", logits=logits).gradients
+    except TargetLayerError:
+        return False
+    return bool((gradients != 0).any())
+
+
+def _noise(model: nn.Module) -> Tensor:
+    convolution = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = 3 if convolution is None else convolution.in_channels
+    parameter = next(model.parameters(), torch.empty(0))
+    noise = torch.randn(1, channels, 224, 224, generator=torch.Generator().manual_seed(0))
+    return noise.to(parameter.device)
