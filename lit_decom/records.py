@@ -48,6 +48,18 @@ class EpochRecord:
         fallback: ``(n,)`` bool.
         numbers: what was logged, by key.
         settings: method, layer, target policy, probe digest and versions.
+        identities: ``(n, K)`` int64, what each component is called over the epochs; -1 where not valid.
+        births: ``(n, K)`` bool, a new identity.
+        deaths: ``(n, D)`` int64, identities that ended, padded with -1.
+        flips: ``(n, K)`` bool, the sign turned since the component was last seen.
+        similarity: ``(n, K)`` in [0, 1] to the component as last seen; NaN without one.
+        confidence: ``(n, K)`` in [0, 1] of that match; NaN without one.
+        drift: ``(n,)`` in [0, 1] since the image was last seen; NaN the first time.
+        shared_patterns: ``(n, S, h, w)`` float16, each image's maps of the ``S`` components shared by the whole probe.
+        shared_energy: ``(S,)``, the share of the probe's energy that each explains.
+        shared_identities: ``(S,)`` int64, what each is called over the epochs.
+        shared_images: ``(S, m)`` int64, the images in which each fires most, padded with -1.
+        shared_boxes: ``(S, m, 4)``, where: x1, y1, x2, y2 in pixels.
     """
 
     epoch: int
@@ -68,6 +80,18 @@ class EpochRecord:
     fallback: Tensor
     numbers: Mapping[str, float]
     settings: Mapping[str, Any]
+    identities: Tensor | None = None
+    births: Tensor | None = None
+    deaths: Tensor | None = None
+    flips: Tensor | None = None
+    similarity: Tensor | None = None
+    confidence: Tensor | None = None
+    drift: Tensor | None = None
+    shared_patterns: Tensor | None = None
+    shared_energy: Tensor | None = None
+    shared_identities: Tensor | None = None
+    shared_images: Tensor | None = None
+    shared_boxes: Tensor | None = None
 
     @classmethod
     def of(cls, decomposition: Decomposition, **rest: Any) -> "EpochRecord":
@@ -102,7 +126,7 @@ class EpochRecord:
     def save(self, directory: Path) -> Path:
         """Write the record to a directory; a reader sees either all of it or nothing."""
         arrays = {name: value.numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        texts = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor)}
+        texts = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor | None)}
         return _write_npz(directory / self.filename, arrays | {"json": np.array(json.dumps(texts))})
 
     @classmethod

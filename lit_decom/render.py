@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -127,13 +128,14 @@ def _heat_colours() -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Matplotlib's own font: Pillow's default one has neither check marks nor arrows.
+    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    while text and draw.textlength(text, font=_font(11)) > width:
-        text = text[:-2] + "…" if not text.endswith("…") else text[:-2] + "…"
-        if len(text) <= 2:
-            break
-    return text
+    shown = text
+    while len(text) > 1 and draw.textlength(shown, font=_font(11)) > width:
+        text = text[:-1]
+        shown = f"{text}…"
+    return shown
