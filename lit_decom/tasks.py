@@ -1,0 +1,231 @@
+"""Image classification as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import ReduceLROnPlateau as MonitoredPlateau
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision import models as torchvision_models
+
+from lit_decom.models.small_resnet import SmallResNet
+
+
+class ClassificationTask(L.LightningModule):
+    """Train, validate and test an image classifier.
+
+    Batches are ``(images, labels)`` or ``(images, target)`` with ``target["label"]``. Logged at the end of each epoch:
+    ``train/loss``, ``train/acc``, ``val/loss``, ``val/acc``, ``test/loss``, ``test/acc``. The network itself is the
+    attribute ``model``; calling the task gives its logits.
+
+    Args:
+        model: "small_resnet", the name of any classification model of torchvision, or a network that returns logits
+            ``(B, num_classes)``.
+        num_classes: Number of classes.
+        model_args: Further arguments of a model given by name, such as ``width`` of "small_resnet".
+        weights: Pretrained weights of a torchvision model, such as "DEFAULT" or "IMAGENET1K_V1"; its last layer is
+            replaced by a new one of `num_classes`. None trains from scratch.
+        optimizer: Makes the optimizer from the parameters.
+        scheduler: Makes the learning rate schedule from the optimizer; None for a constant rate.
+        scheduler_interval: Whether the schedule advances once an epoch or once an optimizer step.
+        label_smoothing: Share of the label, 0..1, that the training loss spreads over all classes.
+
+    Raises:
+        ValueError: If the model is not known, or an argument does not fit the kind of model.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module = "small_resnet",
+        num_classes: int = 8,
+        model_args: dict[str, Any] | None = None,
+        weights: str | None = None,
+        *,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3),
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"Expected `label_smoothing` to be at least 0 and less than 1, but got {label_smoothing}.")
+        # the state dict holds a network's weights, and functions cannot be loaded from a checkpoint safely
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"] + ["model"] * isinstance(model, nn.Module))
+        self.model = _resolve(model, num_classes, model_args, weights)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.scheduler_interval = scheduler_interval
+        self.label_smoothing = label_smoothing
+        self.train_acc = MulticlassAccuracy(num_classes, average="micro")
+        self.val_acc = MulticlassAccuracy(num_classes, average="micro")
+        self.test_acc = MulticlassAccuracy(num_classes, average="micro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, num_classes)`` of images ``(B, 3, H, W)``."""
+        logits = self.model(images)
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f"Expected `model` to return one tensor of logits, but got {type(logits).__name__}. "
+                "Inception and GoogLeNet do with `model_args={'aux_logits': False}`."
+            )
+        return logits
+
+    @staticmethod
+    def unpack(batch: Any) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch whose target is a tensor or a dictionary with the key "label"."""
+        images, target = batch
+        if isinstance(target, dict):
+            if "label" not in target:
+                raise ValueError(f"Expected the target to have the key 'label', but got {sorted(target)}.")
+            target = target["label"]
+        return images, target
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Cross entropy, smoothed if asked for."""
+        return self._step(batch, "train", self.train_acc, self.label_smoothing)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log loss and accuracy."""
+        self._step(batch, "val", self.val_acc)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log loss and accuracy."""
+        self._step(batch, "test", self.test_acc)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities ``(B, num_classes)``."""
+        images, _ = self.unpack(batch)
+        probabilities: Tensor = self(images).softmax(1)
+        return probabilities
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and the schedule if there is one."""
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
+        if isinstance(scheduler, MonitoredPlateau):
+            config["monitor"] = scheduler.monitor
+        return cast("OptimizerLRScheduler", {"optimizer": optimizer, "lr_scheduler": config})
+
+    def _step(self, batch: Any, stage: str, accuracy: Metric, label_smoothing: float = 0.0) -> Tensor:
+        images, labels = self.unpack(batch)
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        accuracy.update(logits, labels)
+        self.log_dict(
+            {f"{stage}/loss": loss, f"{stage}/acc": accuracy},
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            batch_size=len(labels),
+        )
+        return loss
+
+
+class WarmupCosineLR(LambdaLR):
+    """A learning rate that rises linearly at first and then falls along half a cosine.
+
+    After `total_steps` it is 0.
+
+    Args:
+        optimizer: Optimizer with the highest rate.
+        total_steps: Number of steps of the whole schedule: epochs, where it advances once an epoch.
+        warmup: Share of the steps, 0..1, on which the rate rises.
+        last_epoch: Step to start after; -1 for a new schedule.
+
+    Raises:
+        ValueError: If there are no steps or `warmup` is not a share.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.25, last_epoch: int = -1
+    ) -> None:
+        if total_steps < 1:
+            raise ValueError(f"Expected `total_steps` to be at least 1, but got {total_steps}.")
+        if not 0 <= warmup < 1:
+            raise ValueError(f"Expected `warmup` to be at least 0 and less than 1, but got {warmup}.")
+        rising = int(warmup * total_steps)
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / (rising + 1)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / (total_steps - rising))))
+
+        super().__init__(optimizer, factor, last_epoch)
+
+
+def build_model(name: str, num_classes: int, weights: str | None = None, **model_args: Any) -> nn.Module:
+    """A network by name.
+
+    Args:
+        name: "small_resnet" or a classification model of torchvision.
+        num_classes: Number of logits.
+        weights: Pretrained weights of a torchvision model, whose last layer is then replaced.
+        model_args: Further arguments of the network.
+
+    Raises:
+        ValueError: If there is no such model, or "small_resnet" is asked for pretrained weights.
+    """
+    if name == "small_resnet":
+        if weights is not None:
+            raise ValueError(f"Expected `weights` to be None for 'small_resnet' (it has none), but got {weights!r}.")
+        return SmallResNet(num_classes, **model_args)
+    known = torchvision_models.list_models(module=torchvision_models)
+    if name not in known:
+        raise ValueError(f"Expected `model` to be one of {', '.join(['small_resnet', *known])}, but got {name!r}.")
+    if weights is None:
+        network: nn.Module = torchvision_models.get_model(name, weights=None, num_classes=num_classes, **model_args)
+        return network
+    return replace_head(torchvision_models.get_model(name, weights=weights, **model_args), num_classes)
+
+
+def replace_head(network: nn.Module, num_classes: int) -> nn.Module:
+    """Replace the last linear or convolutional layer by a freshly initialised one of `num_classes` outputs.
+
+    Args:
+        network: A network whose last such layer, in the order of registration, gives the logits; changed in place.
+        num_classes: Number of logits.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: If the network has no such layer.
+    """
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise ValueError(
+            f"Expected `network` to have a linear or convolutional layer, but got {type(network).__name__}."
+        )
+    name, last = layers[-1]
+    if isinstance(last, nn.Linear):
+        head: nn.Module = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
+    else:
+        head = nn.Conv2d(last.in_channels, num_classes, 1, bias=last.bias is not None)
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, head)
+    return network
+
+
+def _resolve(
+    model: str | nn.Module, num_classes: int, model_args: dict[str, Any] | None, weights: str | None
+) -> nn.Module:
+    if isinstance(model, str):
+        return build_model(model, num_classes, weights, **(model_args or {}))
+    if model_args or weights:
+        raise ValueError(
+            f"Expected `model_args` and `weights` to be None for a network, but got {model_args!r} and {weights!r}."
+        )
+    return model
