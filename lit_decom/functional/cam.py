@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_decom.functional.base import check_option
+
 ChannelWeight = Literal["sum", "mean", "grad_cam_pp"]
 
 
@@ -19,7 +21,11 @@ def channel_weights(activations: Tensor, gradients: Tensor, kind: ChannelWeight 
 
     Returns:
         Weights ``(B, C)``.
+
+    Raises:
+        ValueError: if the kind is unknown.
     """
+    check_option("kind", kind, ChannelWeight)
     if kind == "sum":
         return gradients.sum(dim=(-2, -1))
     if kind == "mean":
@@ -60,4 +66,4 @@ def weighted_map(activations: Tensor, weights: Tensor) -> Tensor:
         >>> weighted_map(activations, torch.tensor([[1.0, -1.0]]))
         tensor([[[0., 2.]]])
     """
-    return torch.einsum("bchw,bc->bhw", activations, weights).relu()
+    return (activations * weights[:, :, None, None]).sum(dim=1).relu()

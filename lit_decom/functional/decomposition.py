@@ -9,8 +9,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_decom.functional.base import check_option
+
 SignRule = Literal["evidence", "largest_entry"]
 Weighting = Literal["min_max", "maximum", "softmax_gain", "relu_gain"]
+
+_TIE = 1e-5  # a symmetric image has patterns whose extremes differ in sign and rounding alone
 
 
 class Factors(NamedTuple):
@@ -66,10 +70,10 @@ def select_channels(weights: Tensor, top_p: int, *, positive_only: bool) -> tupl
 def decompose(maps: Tensor, n_components: int, *, centred: bool = False) -> Factors:
     """Decompose every image's channel maps into orthogonal spatial components.
 
-    The economy singular value decomposition, through the eigenvectors of the smaller Gram matrix in float64 (our choice:
-    it agrees with ``torch.linalg.svd`` to 1e-6 and is several times faster). A component counts as valid while its
-    singular value stands above ``max(P, h w)`` times float32's rounding error times the norm of the undivided matrix:
-    below that it is rounding noise.
+    The economy singular value decomposition, through the eigenvectors of the smaller Gram matrix in float64 (our
+    choice: it agrees with ``torch.linalg.svd`` to 1e-6 and is several times faster). A component counts as valid while
+    its singular value stands above ``max(P, h w)`` times float32's rounding error times the norm of the undivided
+    matrix: below that it is rounding noise.
 
     Args:
         maps: finite channel maps ``(B, P, h, w)``.
@@ -89,8 +93,8 @@ def decompose(maps: Tensor, n_components: int, *, centred: bool = False) -> Fact
             f"Expected `n_components` to be between 1 and {bound} (the smaller of {channels} channels and "
             f"{height} x {width} positions), but got {n_components}."
         )
-    # MPS has no float64.
-    matrix = maps.flatten(2).to(torch.float32 if maps.device.type == "mps" else torch.float64)
+    # MPS has neither float64 nor eigenvectors.
+    matrix = maps.flatten(2).to("cpu" if maps.device.type == "mps" else maps.device, torch.float64)
     norm = torch.linalg.matrix_norm(matrix)
     if centred:
         matrix = matrix - matrix.mean(dim=2, keepdim=True)
@@ -98,11 +102,11 @@ def decompose(maps: Tensor, n_components: int, *, centred: bool = False) -> Fact
     tolerance = max(channels, height * width) * torch.finfo(torch.float32).eps * norm
     valid = values > tolerance[:, None]
     return Factors(
-        components=(components * valid[:, :, None]).reshape(batch, -1, height, width).to(maps.dtype),
-        singular_values=(values * valid).to(maps.dtype),
-        loadings=(loadings * valid[:, None, :]).to(maps.dtype),
-        valid=valid,
-        energy=matrix.square().sum(dim=(1, 2)).to(maps.dtype),
+        components=(components * valid[:, :, None]).reshape(batch, -1, height, width).to(maps),
+        singular_values=(values * valid).to(maps),
+        loadings=(loadings * valid[:, None, :]).to(maps),
+        valid=valid.to(maps.device),
+        energy=matrix.square().sum(dim=(1, 2)).to(maps),
     )
 
 
@@ -125,9 +129,10 @@ def fix_signs(factors: Factors, rule: SignRule = "evidence") -> Factors:
     Args:
         factors: what :func:`decompose` returned.
         rule: ``"evidence"`` (our choice) makes the loadings sum to a non-negative number: the map of the selected
-            channels is ``sum_i (1^T u_i) s_i v_i``, so the positive part of a component then adds to the class map. Where
-            that sum is 0 to rounding, the second rule decides. ``"largest_entry"`` makes the spatial entry of largest
-            magnitude positive, as scikit-learn's PCA did up to 1.4 and as the published maps show.
+            channels is ``sum_i (1^T u_i) s_i v_i``, so the positive part of a component then adds to the class map.
+            Where that sum is 0 to rounding, the second rule decides. ``"largest_entry"`` makes the spatial entry of
+            largest magnitude positive (of entries equal to rounding the first), as scikit-learn's PCA did up to 1.4 and
+            as the published maps show.
 
     Returns:
         The same factors with components and loadings flipped together.
@@ -135,16 +140,17 @@ def fix_signs(factors: Factors, rule: SignRule = "evidence") -> Factors:
     Raises:
         ValueError: if the rule is unknown.
     """
+    check_option("sign", rule, SignRule)
     flat = factors.components.flatten(2)
-    by_entry = flat.gather(2, flat.abs().argmax(dim=2, keepdim=True)).squeeze(2).sign()
+    magnitudes = flat.abs()
+    largest = magnitudes >= (1 - _TIE) * magnitudes.amax(dim=2, keepdim=True)
+    by_entry = flat.gather(2, largest.int().argmax(dim=2, keepdim=True)).squeeze(2).sign()
     if rule == "evidence":
         sums = factors.loadings.sum(dim=1)
         rounding = factors.loadings.shape[1] * torch.finfo(sums.dtype).eps
         signs = torch.where(sums.abs() > rounding, sums.sign(), by_entry)
-    elif rule == "largest_entry":
-        signs = by_entry
     else:
-        raise ValueError(f"Expected `sign` to be 'evidence' or 'largest_entry', but got {rule!r}.")
+        signs = by_entry
     return factors._replace(
         components=factors.components * signs[:, :, None, None], loadings=factors.loadings * signs[:, None, :]
     )
@@ -184,8 +190,9 @@ def integrate(
     - ``"softmax_gain"``: ``g softmax(g)``, negative values kept,
     - ``"relu_gain"`` (ours): ``relu(g) / sum relu(g)``, comparable over images and epochs.
 
-    Where a rule cannot tell the components apart, since all scores are equal or none is above the threshold, every valid
-    component weighs the same (``1 / n``) and ``fallback`` says so: a blank map would look like a result.
+    Where a rule cannot tell the components apart, since all scores are equal to rounding or none is above the
+    threshold, every valid component weighs the same (``1 / n``) and ``fallback`` says so: a blank map would look like a
+    result.
 
     Args:
         scores: target scores ``(B, K)``.
@@ -208,29 +215,32 @@ def integrate(
         >>> integrate(scores, blurred, torch.ones(1, 3, dtype=torch.bool), weighting="relu_gain").contributions
         tensor([[0.6667, 0.0000, 0.3333]])
     """
+    check_option("weighting", weighting, Weighting)
     gains = scores - reference_scores[:, None] if subtract_reference else scores
     if score_threshold is not None:
         gains = torch.where(gains < score_threshold, torch.zeros_like(gains), gains)
     gains = gains.masked_fill(~valid, 0)
+    weights, scale = _weighed(gains, valid, weighting)
+    seen = torch.cat([scores.masked_fill(~valid, 0), reference_scores[:, None] * subtract_reference], dim=1)
+    rounding = 8 * torch.finfo(scores.dtype).eps * seen.abs().amax(dim=1, keepdim=True)
+    count = valid.sum(dim=1, keepdim=True)
+    fallback = (count > 0) & (scale <= rounding)
+    weights = torch.where(fallback, valid / count.clamp(min=1), weights)
+    return Integration(weights.masked_fill(~valid, 0), fallback.squeeze(1))
+
+
+def _weighed(gains: Tensor, valid: Tensor, weighting: Weighting) -> tuple[Tensor, Tensor]:
+    """Weights ``(B, K)``, and by how much ``(B, 1)`` the gains let the rule tell the components apart."""
     largest = gains.masked_fill(~valid, -torch.inf).amax(dim=1, keepdim=True)
+    if weighting == "softmax_gain":
+        weights = gains * gains.masked_fill(~valid, -torch.inf).softmax(dim=1)
+        return weights, weights.abs().amax(dim=1, keepdim=True)
     if weighting == "min_max":
         smallest = gains.masked_fill(~valid, torch.inf).amin(dim=1, keepdim=True)
         weights, scale = gains - smallest, largest - smallest
     elif weighting == "maximum":
         weights, scale = gains, largest.clamp(min=0)
-    elif weighting == "softmax_gain":
-        weights = gains * gains.masked_fill(~valid, -torch.inf).softmax(dim=1)
-        scale = (weights != 0).any(dim=1, keepdim=True).to(weights)
-    elif weighting == "relu_gain":
+    else:
         weights = gains.relu()
         scale = weights.sum(dim=1, keepdim=True)
-    else:
-        raise ValueError(
-            "Expected `weighting` to be 'min_max', 'maximum', 'softmax_gain' or 'relu_gain', "
-            f"but got {weighting!r}."
-        )
-    count = valid.sum(dim=1, keepdim=True)
-    fallback = (count > 0) & (scale == 0)
-    uniform = valid / count.clamp(min=1)
-    weights = torch.where(fallback, uniform, weights / torch.where(scale == 0, torch.ones_like(scale), scale))
-    return Integration(weights.masked_fill(~valid, 0), fallback.squeeze(1))
+    return weights / torch.where(scale == 0, torch.ones_like(scale), scale), scale

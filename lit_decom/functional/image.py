@@ -8,6 +8,8 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_decom.functional.base import check_option
+
 Blend = Literal["convex", "maximum"]
 
 
@@ -18,16 +20,20 @@ def min_max_normalize(maps: Tensor) -> Tensor:
         maps: maps ``(..., H, W)``.
 
     Returns:
-        Maps ``(..., H, W)`` in [0, 1]. A constant map has no range to stretch and becomes 0; a map with NaN stays NaN.
+        Maps ``(..., H, W)`` in [0, 1]. A map that is constant to rounding has no range to stretch and becomes 0; a map
+        with NaN becomes NaN.
 
     Example:
         >>> min_max_normalize(torch.tensor([[1.0, 3.0], [2.0, 5.0]]))
         tensor([[0.0000, 0.5000],
                 [0.2500, 1.0000]])
     """
-    low = maps.amin(dim=(-2, -1), keepdim=True)
-    span = maps.amax(dim=(-2, -1), keepdim=True) - low
-    return (maps - low) / torch.where(span == 0, torch.ones_like(span), span)
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    # Resizing a constant map leaves rounding errors, which must not be stretched into a picture.
+    rounding = 8 * torch.finfo(maps.dtype).eps * torch.maximum(high.abs(), low.abs())
+    span = high - low
+    constant = (span <= rounding) & span.isfinite()
+    return ((maps - low) / torch.where(constant, torch.ones_like(span), span)).masked_fill(constant, 0)
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -43,9 +49,7 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         Maps ``(..., H, W)``.
     """
-    rows = _bicubic_matrix(maps.shape[-2], size[0]).to(maps)
-    columns = _bicubic_matrix(maps.shape[-1], size[1]).to(maps)
-    return rows @ maps @ columns.T
+    return _separable(_bicubic_matrix(maps.shape[-2], size[0]), maps, _bicubic_matrix(maps.shape[-1], size[1]))
 
 
 def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
@@ -66,9 +70,9 @@ def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor
     """
     if sigma <= 0:
         raise ValueError(f"Expected `sigma` to be positive, but got {sigma}.")
-    rows = _gaussian_matrix(images.shape[-2], float(sigma), float(truncate)).to(images)
-    columns = _gaussian_matrix(images.shape[-1], float(sigma), float(truncate)).to(images)
-    return rows @ images @ columns.T
+    height, width = images.shape[-2:]
+    rows, columns = (_gaussian_matrix(size, float(sigma), float(truncate)) for size in (height, width))
+    return _separable(rows, images, columns)
 
 
 def blend(images: Tensor, masks: Tensor, background: Tensor, mode: Blend = "convex") -> Tensor:
@@ -84,6 +88,9 @@ def blend(images: Tensor, masks: Tensor, background: Tensor, mode: Blend = "conv
     Returns:
         Images ``(n, C, H, W)``.
 
+    Raises:
+        ValueError: if the mode is unknown.
+
     Example:
         >>> image, background = torch.full((1, 1, 1, 2), 4.0), torch.full((1, 1, 1, 2), 2.0)
         >>> mask = torch.tensor([[[1.0, 0.5]]])
@@ -92,10 +99,19 @@ def blend(images: Tensor, masks: Tensor, background: Tensor, mode: Blend = "conv
         >>> blend(image, mask, background, mode="maximum")
         tensor([[[[4., 2.]]]])
     """
+    check_option("mode", mode, Blend)
     weights = masks.unsqueeze(-3)
     if mode == "convex":
         return torch.lerp(background, images, weights)
     return torch.maximum(images * weights, background * (1 - weights))
+
+
+def _separable(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
+    if not images.is_floating_point():
+        raise TypeError(f"Expected maps or images to be floating point, but got {images.dtype}.")
+    # Autocast would round the products to half precision.
+    with torch.autocast(images.device.type, enabled=False):
+        return rows.to(images) @ images @ columns.to(images).T
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,50 @@
+"""Interpretability scores as torchmetrics, one value per image."""
+
+from lit_decom.metrics.base import PerImageMetric
+from lit_decom.metrics.complexity import EffectiveRank, Entropy, Gini, TopComponentShare
+from lit_decom.metrics.faithfulness import ADCC, AverageDrop, AverageGain, AverageIncrease, Coherency, Complexity
+from lit_decom.metrics.insertion_deletion import DeletionAUC, InsertionAUC, InsertionDeletion
+from lit_decom.metrics.localization import (
+    EnergyPointingGame,
+    MaskIoU,
+    MaxBoxAccuracy,
+    PartCoverage,
+    PartPurity,
+    PixelAveragePrecision,
+    PointingGame,
+    RelevanceRank,
+)
+from lit_decom.metrics.road import ROAD
+from lit_decom.metrics.stability import MapHistory, MapStability, SettledAt, TargetSwitchRate
+from lit_decom.metrics.stratified import StratifiedWrapper
+
+__all__ = [
+    "ADCC",
+    "ROAD",
+    "AverageDrop",
+    "AverageGain",
+    "AverageIncrease",
+    "Coherency",
+    "Complexity",
+    "DeletionAUC",
+    "EffectiveRank",
+    "EnergyPointingGame",
+    "Entropy",
+    "Gini",
+    "InsertionAUC",
+    "InsertionDeletion",
+    "MapHistory",
+    "MapStability",
+    "MaskIoU",
+    "MaxBoxAccuracy",
+    "PartCoverage",
+    "PartPurity",
+    "PerImageMetric",
+    "PixelAveragePrecision",
+    "PointingGame",
+    "RelevanceRank",
+    "SettledAt",
+    "StratifiedWrapper",
+    "TargetSwitchRate",
+    "TopComponentShare",
+]

@@ -1,0 +1,107 @@
+"""The state that every metric of this package shares: one row per image."""
+
+import hashlib
+import inspect
+from abc import ABC
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+_NOT_CONVENTIONS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+class PerImageMetric(Metric, ABC):
+    """A metric that keeps one row per image, so that any subset of its images can be scored afterwards.
+
+    A subclass stores every constructor argument under its own name, ends its constructor with ``self.add_rows()``, and
+    calls ``self.append(values)`` in an ``update`` that names the keywords it needs and no others, so that one call of a
+    ``MetricCollection`` hands each metric its own. The keywords are the same everywhere:
+
+    ``maps`` (B, H, W), ``masks`` (B, H, W) bool, ``parts`` (B, R, H, W) bool, ``boxes`` B tensors (m, 4) xyxy,
+    ``ossms`` (B, K, H, W), ``labels`` (B,), ``logits`` (B, N), ``masked_logits`` (B, N), ``capture``, ``ids``,
+    ``singular_values`` (B, K), ``contributions`` (B, K), ``valid`` (B, K) bool.
+
+    NaN marks an image on which a metric is undefined: it is left out of the mean and counted by :attr:`n_undefined`.
+
+    Set-level metrics (a maximum over thresholds, a mean over classes) keep wider rows and override :meth:`score` and
+    :meth:`reduce`.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    plot_lower_bound: float | None = 0.0
+    plot_upper_bound: float | None = 1.0
+
+    def add_rows(self, width: int = 1) -> None:
+        """Add the state for rows of ``width`` numbers; the last line of every constructor.
+
+        The name of the state carries the settings: a ``MetricCollection`` lets metrics share one state when names and
+        first values agree, which two tolerances of the pointing game do by accident.
+        """
+        self._width = width
+        self._state_name = f"rows_{hashlib.sha1(repr(self).encode(), usedforsecurity=False).hexdigest()[:8]}"
+        self.add_state(self._state_name, default=[], dist_reduce_fx="cat")
+
+    def append(self, rows: Tensor) -> None:
+        """Keep the rows of some images.
+
+        Args:
+            rows: ``(B,)`` values, or ``(B, width)``; NaN in the first column where the metric is undefined.
+
+        Raises:
+            ValueError: when the shape is another one.
+        """
+        if rows.shape[1:].numel() != self._width or rows.ndim not in {1, 2}:
+            raise ValueError(f"Expected `rows` to have shape (B, {self._width}), but got {tuple(rows.shape)}.")
+        # a state made in inference mode could not be copied or changed later; a flat one of a fixed type can be
+        # gathered from a process without images, for which torchmetrics puts an empty vector
+        with torch.inference_mode(mode=False):
+            getattr(self, self._state_name).append(rows.detach().to(self.device, self.dtype).clone().flatten())
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows of the images seen by this process, ``(n, width)``, in the order of the updates."""
+        state: list[Tensor] | Tensor = getattr(self, self._state_name)
+        if isinstance(state, list):
+            state = torch.cat(state) if state else torch.empty(0, device=self.device, dtype=self.dtype)
+        return state.view(-1, self._width)
+
+    @property
+    def values(self) -> Tensor:
+        """One value per image seen by this process, ``(n,)``, in the order of the updates; NaN where undefined."""
+        return self.score(self.rows)
+
+    @property
+    def n_undefined(self) -> int:
+        """How many of this process's images have no defined value."""
+        return int(self.values.isnan().sum())
+
+    def gather(self) -> Tensor:
+        """Return the rows of every process, ``(n, width)``, in the order of the ranks; every rank must call it."""
+        here = not self._is_synced
+        should_sync = self.sync_on_compute and here
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=should_sync, should_unsync=here):
+            return self.rows.clone()
+
+    def score(self, rows: Tensor) -> Tensor:
+        """Return the value of each image, ``(n,)``, from its row ``(n, width)``."""
+        return rows[:, 0]
+
+    def reduce(self, rows: Tensor) -> Tensor:
+        """Return the scalar value of the images with these rows ``(n, width)``; NaN when none is defined."""
+        return self.score(rows).nanmean()
+
+    def compute(self) -> Tensor:
+        """Return the value over all images counted."""
+        return self.reduce(self.rows)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot the current value, or the given results of earlier calls, with Matplotlib."""
+        return self._plot(val, ax)
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        names = [p.name for p in parameters if p.name != "self" and p.kind not in _NOT_CONVENTIONS]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"

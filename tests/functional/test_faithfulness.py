@@ -1,0 +1,230 @@
+import math
+
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
+
+from lit_decom.functional.faithfulness import (
+    adcc,
+    average_drop,
+    average_gain,
+    average_increase,
+    class_scores,
+    complexity,
+    substrate_images,
+    target_classes,
+)
+
+CHANGES = [average_drop, average_increase, average_gain]
+
+
+def random_logits(seed=0, batch=64, classes=5, spread=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    return spread * torch.randn(2, batch, classes, generator=generator)
+
+
+def probability(logits, index):
+    """Softmax of one row in Python floats."""
+    exponentials = [math.exp(value) for value in logits.tolist()]
+    return exponentials[index] / sum(exponentials)
+
+
+@pytest.mark.parametrize("target", ["predicted", "label"])
+def test_changes_agree_with_the_definition_image_by_image(target):
+    logits, masked = random_logits()
+    labels = torch.arange(64) % 5
+    drops, increases, gains = (change(logits, masked, labels, target=target) for change in CHANGES)
+    for i in range(64):
+        index = int(logits[i].argmax()) if target == "predicted" else int(labels[i])
+        p, o = probability(logits[i], index), probability(masked[i], index)
+        assert drops[i].item() == pytest.approx(max(0, p - o) / p, abs=1e-5)
+        assert increases[i].item() == float(p < o)
+        assert gains[i].item() == pytest.approx(max(0, o - p) / (1 - p), abs=1e-5)
+
+
+def test_predicted_class_comes_from_the_unaltered_image():
+    logits, masked = torch.tensor([[0.6, 0.4]]).log(), torch.tensor([[0.3, 0.7]]).log()
+    assert average_drop(logits, masked).item() == pytest.approx(0.5)
+    assert average_gain(logits, masked, torch.tensor([1]), target="label").item() == pytest.approx(0.5)
+
+
+def test_gain_follows_the_definition_where_the_probability_rounds_to_one():
+    logits, masked = torch.tensor([[30.0, 0.0]]), torch.tensor([[40.0, 0.0]])
+    assert logits.softmax(1)[0, 0].item() == 1.0
+    assert average_gain(logits, masked).item() == pytest.approx(1 - math.exp(-10), abs=1e-6)
+    assert average_drop(logits, masked).item() == 0.0
+    assert average_increase(logits, masked).item() == 1.0
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("size", [1.0, 50.0, 500.0, 1e6])
+def test_no_change_is_exactly_zero_at_any_confidence(change, size):
+    logits = size * torch.tensor([[1.0, -1.0, 0.5]])
+    assert change(logits, logits).item() == 0.0
+
+
+def test_a_probability_that_underflows_is_no_division_by_zero():
+    logits, masked, label = torch.tensor([[200.0, 0.0]]), torch.zeros(1, 2), torch.tensor([1])
+    assert logits.softmax(1)[0, 1].item() == 0.0
+    assert average_drop(logits, masked, label, target="label").item() == 0.0
+    assert average_gain(logits, masked, label, target="label").item() == pytest.approx(0.5)
+    assert average_drop(masked, logits, label, target="label").item() == 1.0
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_broken_image_is_undefined_and_spoils_no_other(change):
+    logits, masked = random_logits()
+    clean = change(logits, masked)
+    logits[3, 1], masked[7, 2] = torch.nan, torch.nan
+    values = change(logits, masked)
+    assert values.isnan().nonzero().flatten().tolist() == [3, 7]
+    kept = [i for i in range(64) if i not in {3, 7}]
+    assert torch.equal(values[kept], clean[kept])
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_widened_first(change, dtype):
+    logits, masked = (part.to(dtype) for part in random_logits())
+    assert torch.equal(change(logits, masked), change(logits.float(), masked.float()))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_batch_equals_its_images_one_by_one(change):
+    logits, masked = random_logits()
+    singles = torch.cat([change(logits[i : i + 1], masked[i : i + 1]) for i in range(64)])
+    torch.testing.assert_close(change(logits, masked), singles, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (None, "None"),
+        (torch.tensor([0]), "(1,)"),
+        (torch.tensor([0.0, 1.0]), "float32"),
+        (torch.tensor([0, 2]), "0 to 2"),
+        (torch.tensor([-1, 0]), "-1 to 0"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_with_what_arrived(labels, said):
+    with pytest.raises(ValueError, match="labels") as error:
+        target_classes(torch.zeros(2, 2), labels, "label")
+    assert said in str(error.value)
+
+
+def test_other_wrong_inputs_are_refused():
+    with pytest.raises(ValueError, match="`target` to be one of 'predicted', 'label', but got 'true'"):
+        target_classes(torch.zeros(2, 2), None, "true")
+    with pytest.raises(ValueError, match=r"`logits` to be \(B, N\) with N >= 2, but got \(2, 1\)"):
+        average_drop(torch.zeros(2, 1), torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"`masked_logits` to be \(2, 3\)"):
+        average_drop(torch.zeros(2, 3), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="`quantity`"):
+        class_scores(torch.zeros(2, 2), torch.zeros(2, dtype=torch.long), "odds")
+
+
+def test_class_scores_by_hand():
+    logits = torch.tensor([[0.8, 0.2], [0.3, 0.7], [torch.nan, 0.0]]).log()
+    classes = torch.tensor([1, 1, 1])
+    torch.testing.assert_close(class_scores(logits, classes)[:2], torch.tensor([0.2, 0.7]))
+    torch.testing.assert_close(class_scores(logits, classes, "logit")[:2], torch.tensor([0.2, 0.7]).log())
+    assert class_scores(logits, classes, "accuracy")[:2].tolist() == [0.0, 1.0]
+    assert class_scores(logits, classes).isnan().tolist() == [False, False, True]
+    assert class_scores(logits, classes, "accuracy").isnan().tolist() == [False, False, True]
+
+
+MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
+
+
+def normalised(images):
+    return (images - MEAN[:, None, None]) / STD[:, None, None]
+
+
+def test_zeros_are_the_mean_colour_in_input_space_and_black_in_unit_space():
+    images = normalised(torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(substrate_images(images), torch.zeros(2, 3, 4, 5))
+    black = substrate_images(images, mask_space="unit", mean=MEAN, std=STD)
+    torch.testing.assert_close(black, normalised(torch.zeros(2, 3, 4, 5)))
+
+
+def test_blur_is_the_one_of_the_evaluation_code_of_rise():
+    images = torch.randn(2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
+    impulse = torch.zeros(11, 11, dtype=torch.float64)
+    impulse[5, 5] = 1
+    kernel = torch.from_numpy(gaussian_filter(impulse.numpy(), 5)).float()
+    expected = F.conv2d(images.flatten(0, 1)[:, None], kernel[None, None], padding=5).view(images.shape)
+    torch.testing.assert_close(substrate_images(images, "blur"), expected, rtol=0, atol=1e-6)
+
+
+def test_blur_sees_the_zero_of_the_masked_space_beyond_the_border():
+    images = normalised(torch.full((1, 3, 40, 40), 0.8))
+    grey, black = (
+        substrate_images(images, "blur", mask_space=space, mean=MEAN, std=STD) for space in ("input", "unit")
+    )
+    inside = (..., slice(5, -5), slice(5, -5))
+    torch.testing.assert_close(grey[inside], images[inside])
+    torch.testing.assert_close(black[inside], images[inside])
+    # A corner sees a quarter of the image and some; the rest is zero of its space.
+    unit = black[0, 0, 0, 0] * STD[0] + MEAN[0]
+    seen = grey[0, 0, 0, 0] / images[0, 0, 0, 0]
+    assert 0.25 < seen < 0.35
+    torch.testing.assert_close(unit, 0.8 * seen)
+
+
+def test_blur_scales_with_the_image():
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    plain, scaled = (substrate_images(images, "blur", scale_to_image=scale) for scale in (False, True))
+    assert torch.equal(plain, scaled)
+    dot = torch.zeros(1, 1, 45, 45)
+    dot[..., 22, 22] = 1
+    widths = [int((substrate_images(dot, "blur", scale_to_image=scale)[0, 0, 22] > 0).sum()) for scale in (False, True)]
+    assert widths == [11, 3]
+
+
+def test_blur_keeps_half_precision_and_batches():
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).half()
+    blurred = substrate_images(images, "blur")
+    assert blurred.dtype == torch.float16
+    torch.testing.assert_close(blurred[1:2], substrate_images(images[1:2], "blur"))
+
+
+def test_unknown_substrates_and_unknown_normalisation_are_refused():
+    images = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="`mean` and `std` for `mask_space='unit'`"):
+        substrate_images(images, mask_space="unit")
+    with pytest.raises(ValueError, match="`substrate` to be one of 'zeros', 'blur', but got 'noise'"):
+        substrate_images(images, "noise")
+    with pytest.raises(ValueError, match="`mask_space`"):
+        substrate_images(images, mask_space="output")
+
+
+def test_complexity_is_the_mean_and_undefined_without_an_order():
+    maps = torch.stack([torch.tensor([[0.0, 1.0], [1.0, 1.0]]), torch.zeros(2, 2), torch.ones(2, 2), torch.eye(2)])
+    maps[3, 0, 0] = torch.inf
+    values = complexity(maps)
+    assert values[0].item() == 0.75
+    assert values[1:].isnan().all()
+    assert complexity(maps.half())[0].item() == 0.75
+
+
+def test_adcc_is_the_harmonic_mean_of_three_parts():
+    value = adcc(torch.tensor([0.9]), torch.tensor([0.4]), torch.tensor([0.2])).item()
+    assert value == pytest.approx(3 / (1 / 0.9 + 1 / 0.6 + 1 / 0.8))
+
+
+@pytest.mark.parametrize("parts", [(0.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 1.0), (0.0, 1.0, 1.0)])
+def test_adcc_is_zero_where_a_part_is_as_bad_as_can_be(parts):
+    assert adcc(*(torch.tensor([part]) for part in parts)).item() == 0.0
+
+
+def test_adcc_of_rounded_parts_stays_in_its_range():
+    beyond = torch.tensor([1.0 + 1e-7])
+    assert adcc(torch.tensor([0.5]), beyond, torch.tensor([0.5])).item() == 0.0
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_adcc_of_an_undefined_part_is_undefined(broken):
+    parts = [torch.tensor([0.0]), torch.tensor([1.0]), torch.tensor([1.0])]
+    parts[broken] = torch.tensor([torch.nan])
+    assert adcc(*parts).isnan().all()

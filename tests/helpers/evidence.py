@@ -1,0 +1,78 @@
+"""Stand-ins for evidence that can be cut into batches, for metrics that ask the network again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lit_decom.metrics.stability import MapHistory
+
+
+def brightness(images: Tensor) -> Tensor:
+    """Two logits: the sum of all pixels, and its opposite."""
+    total = images.float().sum(dim=(1, 2, 3))
+    return torch.stack([total, -total], dim=1)
+
+
+def contrast(images: Tensor) -> Tensor:
+    """Four logits of little size, neither linear nor symmetric in the pixels."""
+    flat = images.float().flatten(1)
+    ramp = torch.linspace(-1, 1, flat.shape[1])
+    return torch.stack([flat @ ramp, flat.square().mean(1), (flat @ ramp.sin()).tanh(), flat[:, ::3].sum(1)], dim=1) / 2
+
+
+@dataclass
+class Evidence:
+    """What faithfulness metrics read of a capture; ``evidence[a:b]`` is that of a part of the images.
+
+    Attributes:
+        images: ``(B, C, H, W)``.
+        model: from images to logits.
+        mean: normalisation, where known.
+        std: normalisation, where known.
+        chunk_size: altered images per forward pass.
+        calls: how many images each forward pass had.
+    """
+
+    images: Tensor
+    model: Callable[[Tensor], Tensor] = contrast
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    chunk_size: int = 1000
+    calls: list[int] = field(default_factory=list)
+
+    @property
+    def logits(self) -> Tensor:
+        return self.model(self.images)
+
+    @property
+    def targets(self) -> Tensor:
+        return self.logits.argmax(dim=1)
+
+    def rescore(self, rows: Tensor, alter: Callable[[slice], Tensor]) -> Tensor:
+        parts = [self.model(self.images[:0])]
+        for start in range(0, len(rows), self.chunk_size):
+            altered = alter(slice(start, start + self.chunk_size))
+            self.calls.append(len(altered))
+            parts.append(self.model(altered))
+        return torch.cat(parts)
+
+    def relogits(self, altered: Tensor) -> Tensor:
+        batch, versions = altered.shape[:2]
+        flat = altered.flatten(0, 1)
+        rows = torch.arange(batch).repeat_interleave(versions)
+        return self.rescore(rows, lambda part: flat[part]).unflatten(0, (batch, versions))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, part: slice) -> "Evidence":
+        return Evidence(self.images[part], self.model, self.mean, self.std, self.chunk_size)
+
+
+class SharedHistory(MapHistory):
+    """A history that stays whole when a batch is cut."""
+
+    def __getitem__(self, part: slice) -> "SharedHistory":
+        return self

@@ -1,0 +1,189 @@
+"""Run directories with records whose every number is known, without a training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_decom.methods.decom_cam import Decomposition
+from lit_decom.probe import Probe
+from lit_decom.records import EpochRecord, RunDirectory
+
+CLASSES = ("owl", "cat <script>alert('x')</script>", "fox & hen", 'dog "rex"')
+CHANCE_LEVELS = {"random_map": 0.25, "center_map": 0.375, "grad_cam": 0.4375}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to plant.
+
+    Components are bumps of light, one per identity. Identities 0 and 1 change their ranks at every epoch; in the last
+    epoch the weakest component has ended and another one is born in its place.
+    """
+
+    n_epochs: int = 3
+    n_images: int = 4
+    n_components: int = 3
+    grid: tuple[int, int] = (7, 7)
+    size: tuple[int, int] = (56, 56)
+    tracked: bool = True
+    scored: bool = True
+    shared: int = 2
+    run_id: str = "planted"
+    turned: bool = False  # the ranks the other way round, and every pattern negated
+
+
+def gain(epoch: int, image: int, identity: int) -> float:
+    """The planted score gain."""
+    return 2.0 - 0.75 * identity + 0.25 * epoch - 0.125 * image
+
+
+def score(epoch: int, stratum: str) -> float:
+    """The planted energy pointing game."""
+    return {"all": 0.5, "correct": 0.625, "incorrect": 0.3125}[stratum] + 0.03125 * epoch
+
+
+def identities_at(plan: Plan, epoch: int) -> list[int]:
+    """The identity of each rank."""
+    names = list(range(plan.n_components))
+    if plan.n_components > 1 and epoch % 2:
+        names[:2] = names[1::-1]
+    if epoch > 0 and epoch == plan.n_epochs - 1:
+        names[-1] = plan.n_components
+    return names[::-1] if plan.turned else names
+
+
+def probe_of(plan: Plan) -> Probe:
+    """Images with a coloured blob where each component looks."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.rand(plan.n_images, 3, 1, 1, generator=generator) * 0.4 + 0.2
+    images = base.expand(-1, -1, *plan.size).clone()
+    for image in range(plan.n_images):
+        for identity in range(plan.n_components):
+            tint = torch.rand(3, 1, 1, generator=generator)
+            images[image] += tint * bump(plan.size, image, identity)
+    labels = torch.arange(plan.n_images) % len(CLASSES)
+    return Probe.from_tensors(images.clamp(0, 1), labels, class_names=CLASSES, mean=torch.zeros(3), std=torch.ones(3))
+
+
+def bump(size: tuple[int, int], image: int, identity: int) -> Tensor:
+    """A blob whose place depends on the image and the component."""
+    middle = torch.tensor([(0.31 * identity + 0.17 * image) % 0.8 + 0.1, (0.53 * identity + 0.29 * image) % 0.8 + 0.1])
+    rows = (torch.arange(size[0]) + 0.5) / size[0] - middle[0]
+    columns = (torch.arange(size[1]) + 0.5) / size[1] - middle[1]
+    return (-(rows[:, None].square() + columns[None].square()) / 0.02).exp()
+
+
+def record_of(plan: Plan, epoch: int, **changes: Any) -> EpochRecord:
+    """The record of one epoch; ``changes`` replace attributes."""
+    n, k = plan.n_images, plan.n_components
+    names = identities_at(plan, epoch)
+    patterns = torch.stack([torch.stack([bump(plan.grid, image, name) for name in names]) for image in range(n)])
+    patterns = patterns / patterns.flatten(2).norm(dim=2)[:, :, None, None]
+    gains = torch.tensor([[gain(epoch, image, name) for name in names] for image in range(n)])
+    values = torch.arange(k, 0, -1).float().expand(n, k) * (1 + 0.5 * epoch)
+    decomposition = Decomposition(
+        components=patterns * values[:, :, None, None] * (-1 if plan.turned else 1),
+        singular_values=values,
+        channels=torch.arange(5).expand(n, 5),
+        loadings=torch.eye(5, k).expand(n, 5, k),
+        valid=torch.ones(n, k, dtype=torch.bool),
+        energy=values.square().sum(dim=1) * 1.25,
+        scores=gains + 1,
+        reference_scores=torch.ones(n),
+        contributions=torch.ones(n, k),
+        fallback=torch.zeros(n, dtype=torch.bool),
+    )
+    probe = probe_of(plan)
+    logits = 3 * torch.nn.functional.one_hot(probe.labels, len(CLASSES)).float()
+    logits[-1] = logits[-1].roll(1)  # the last image is taken for another class
+    record = EpochRecord.of(
+        decomposition,
+        epoch=epoch,
+        step=10 * (epoch + 1),
+        ids=probe.ids,
+        labels=probe.labels,
+        targets=probe.labels,
+        logits=logits,
+        numbers=numbers_of(plan, epoch),
+        settings=settings_of(plan),
+        **(_tracking(plan, epoch) if plan.tracked else {}),
+        **(_sharing(plan, epoch) if plan.shared else {}),
+    )
+    return replace(record, **changes)
+
+
+def numbers_of(plan: Plan, epoch: int) -> dict[str, float]:
+    """What was logged: scores in powers of two, so that they are exact however they are written."""
+    numbers = {"effective_rank": 2.5 + epoch, "blank_maps": 0.0, "seconds": 1.5, "score_gain/rank_01": 1.0}
+    if not plan.scored:
+        return numbers
+    for stratum in ("all", "correct", "incorrect"):
+        numbers[f"energy_pointing_game/{stratum}"] = score(epoch, stratum)
+        numbers[f"average_drop/{stratum}"] = score(epoch, stratum)
+        numbers[f"energy_pointing_game/{stratum}_low"] = score(epoch, stratum) - 0.0625
+        numbers[f"energy_pointing_game/{stratum}_high"] = score(epoch, stratum) + 0.0625
+        numbers[f"energy_pointing_game/{stratum}/grad_cam"] = CHANCE_LEVELS["grad_cam"]
+    numbers |= {f"energy_pointing_game/all/{name}": level for name, level in CHANCE_LEVELS.items()}
+    numbers |= {"average_drop/all/random_map": 0.25, "energy_pointing_game/gap": 0.3125}
+    numbers |= {"energy_pointing_game/fixed_correct": 0.71875, "count/fixed_correct": 2.0}
+    return numbers | {"count/all": float(plan.n_images), "count/correct": plan.n_images - 1.0, "count/incorrect": 1.0}
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """As the callback writes them."""
+    return {
+        "method": f"DecomCAM(n_components={plan.n_components}, integration='paper')",
+        "target_layer": "backbone.layer3",
+        "target": "label",
+        "probe_digest": probe_of(plan).digest,
+        "torch": "2.x",
+    }
+
+
+def planted_run(path: Path, plan: Plan | None = None, *, records: Mapping[int, EpochRecord] | None = None) -> Path:
+    """Write a run directory.
+
+    Args:
+        path: the folder.
+        plan: what to plant.
+        records: replace those of some epochs.
+    """
+    plan = plan or Plan()
+    RunDirectory(path).open(plan.run_id, probe_of(plan), settings_of(plan))
+    for epoch in range(plan.n_epochs):
+        ((records or {}).get(epoch) or record_of(plan, epoch)).save(path)
+    return path
+
+
+def _tracking(plan: Plan, epoch: int) -> dict[str, Tensor]:
+    n, k = plan.n_images, plan.n_components
+    now = torch.tensor(identities_at(plan, epoch)).expand(n, k).clone()
+    before = torch.tensor(identities_at(plan, epoch - 1) if epoch else []).expand(n, -1)
+    births = (now[:, :, None] != before[:, None]).all(dim=2)
+    ended = [name for name in before[0].tolist() if name not in now[0].tolist()] if epoch else []
+    known = torch.where(births, torch.nan, 0.75)
+    return {
+        "identities": now,
+        "births": births,
+        "deaths": torch.tensor(ended, dtype=torch.int64).expand(n, -1).clone(),
+        "flips": torch.zeros(n, k, dtype=torch.bool),
+        "similarity": known,
+        "confidence": known,
+        "drift": torch.full((n,), 0.05 if epoch else torch.nan),
+    }
+
+
+def _sharing(plan: Plan, epoch: int) -> dict[str, Tensor]:
+    s, m = plan.shared, min(3, plan.n_images)
+    corner = torch.arange(s)[:, None].expand(s, m) * 4 + epoch
+    return {
+        "shared_patterns": torch.rand(plan.n_images, s, *plan.grid, generator=torch.Generator().manual_seed(1)).half(),
+        "shared_energy": torch.tensor([0.5 / (name + 1) for name in range(s)]),
+        "shared_identities": torch.arange(s),
+        "shared_images": torch.arange(m).expand(s, m).clone(),
+        "shared_boxes": torch.stack([corner, corner, corner + 24, corner + 24], dim=2),
+    }
