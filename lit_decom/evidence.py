@@ -1,156 +1,31 @@
-"""What one forward and one backward pass leave behind at a layer: the only hooks and the only autograd of the package."""
+"""What one forward and one backward pass leave behind at a layer: all hooks and all autograd of the package."""
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
-from lit_decom.isolation import isolated_random_state
+from lit_decom.functional.base import widened
 from lit_decom.models.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
+from lit_decom.models.network import Network, ReadLogits, ScoreDtype
+from lit_decom.models.observation import observing
 
-ScoreDtype = Literal["float32", "bfloat16"]
+__all__ = [
+    "Capture",
+    "ReadLogits",
+    "ScoreDtype",
+    "Targets",
+    "capture",
+    "depends_on",
+    "feature_grids",
+    "observing",
+]
+
 Targets = Tensor | int | Literal["predicted", "contrast"] | Callable[[Tensor, Tensor], Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]
-ReadLogits = Callable[[Any], Tensor]
-
-
-@contextmanager
-def observing(model: nn.Module) -> Iterator[None]:
-    """Look at a model without changing it, in whatever mode it is.
-
-    Inside the block every submodule is in eval mode, gradients are on (also under ``inference_mode`` and ``no_grad``),
-    autocast and TF32 are off, compiled submodules run eagerly (hooks never fire on a compiled graph), and parameters
-    start with no ``.grad``. At the end, also after an exception, each submodule's own mode, ``requires_grad``, ``.grad``,
-    buffers and all global random states are as before. It may be entered again inside itself.
-
-    Args:
-        model: the network.
-    """
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    device = _device_of(model)
-    with ExitStack() as stack:
-        stack.enter_context(isolated_random_state(device=device))
-        stack.enter_context(torch.inference_mode(mode=False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(_full_precision(device))
-        stack.enter_context(_eager())
-        buffers = [
-            (module, name, buffer, buffer.detach().clone())
-            for module in modules
-            for name, buffer in module._buffers.items()  # noqa: SLF001 -- named_buffers hides who owns a buffer
-            if buffer is not None
-        ]
-        try:
-            for module in modules:
-                module.training = False
-            for parameter, _, _ in parameters:
-                parameter.grad = None
-            yield
-        finally:
-            for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
-            for parameter, requires_grad, grad in parameters:
-                parameter.requires_grad_(requires_grad)
-                parameter.grad = grad
-            for module, name, buffer, content in buffers:
-                _restore_buffer(module, name, buffer, content)
-
-
-def _restore_buffer(module: nn.Module, name: str, buffer: Tensor, content: Tensor) -> None:
-    module._buffers[name] = buffer  # noqa: SLF001 -- assigning through setattr would run a module's own code
-    if not torch.equal(buffer, content):
-        with torch.no_grad():
-            buffer.copy_(content)
-
-
-def _eager() -> AbstractContextManager[None]:
-    # Nothing can have been compiled before dynamo was imported, which takes seconds.
-    compiled = "torch._dynamo" in sys.modules
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    # "high" and "medium" mean TF32 on a GPU and bfloat16 on some CPUs: the decomposition would see 10 or 7 bits.
-    matmul = torch.get_float32_matmul_precision()
-    cudnn = nullcontext()
-    if device.type == "cuda":
-        cudnn = torch.backends.cudnn.flags(
-            enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
-        )
-    try:
-        if matmul != "highest":
-            torch.set_float32_matmul_precision("highest")
-        with cudnn:
-            yield
-    finally:
-        if matmul != "highest":
-            torch.set_float32_matmul_precision(matmul)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-class _Network:
-    """A model with detached weights, so that nothing before the target layer is recorded and the module is untouched.
-
-    Weights of plain convolutions are laid out channels-last, and half-precision weights are widened to float32.
-    """
-
-    def __init__(self, model: nn.Module, read_logits: ReadLogits | None, *, channels_last: bool) -> None:
-        self.model = model
-        self._read = read_logits or _read_logits
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._weights: dict[ScoreDtype, dict[str, Tensor]] = {}
-
-    def __call__(self, images: Tensor, dtype: ScoreDtype = "float32") -> Tensor:
-        """Logits ``(n, N)`` in float32 (float64 for a float64 model) of images ``(n, 3, H, W)``."""
-        weights = self._weights.get(dtype) or self._weights.setdefault(dtype, self._prepare(dtype))
-        images = images.to(self._input_dtype(weights)).contiguous(memory_format=self._format)
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            logits = self._read(functional_call(self.model, weights, (images,)))
-        if not (isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"Expected the model to return logits (B, N), but got {shape}. Pass `logits=` to read them.")
-        return logits if logits.dtype == torch.float64 else logits.float()
-
-    def _prepare(self, dtype: ScoreDtype) -> dict[str, Tensor]:
-        weights = {name: _widened(tensor.detach()) for name, tensor in self.model.named_parameters()}
-        weights |= {name: _widened(buffer) for name, buffer in self.model.named_buffers() if _is_half(buffer)}
-        for prefix, module in self.model.named_modules():
-            # Subclasses may do anything with their weight: only the plain ones are laid out and rounded.
-            if type(module) in {nn.Conv2d, nn.Linear} and (name := f"{prefix}.weight".lstrip(".")) in weights:
-                weight = weights[name].to(torch.bfloat16) if dtype == "bfloat16" else weights[name]
-                weights[name] = weight.contiguous(memory_format=self._format) if weight.ndim == 4 else weight
-        return weights
-
-    def _input_dtype(self, weights: Mapping[str, Tensor]) -> torch.dtype:
-        wide = any(weight.dtype == torch.float64 for weight in weights.values())
-        return torch.float64 if wide else torch.float32
-
-
-def _is_half(tensor: Tensor) -> bool:
-    return tensor.dtype in {torch.float16, torch.bfloat16}
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if _is_half(tensor) else tensor
-
-
-def _read_logits(output: Any) -> Tensor:
-    if isinstance(output, Mapping) and "logits" in output:
-        return output["logits"]  # type: ignore[no-any-return]
-    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 @dataclass(frozen=True)
@@ -164,6 +39,8 @@ class Capture:
         activations: ``(B, C, h, w)``, float32 or better.
         gradients: ``(B, C, h, w)``, of each image's target score.
         score: altered logits ``(n, N)`` and the image ``(n,)`` each comes from, to target scores ``(n,)``.
+        network: altered images ``(n, 3, H, W)`` to logits ``(n, N)``, with the weights of the model at the capture.
+        model: the model.
         mean: normalisation of the images ``(C,)``, where known.
         std: normalisation of the images ``(C,)``, where known.
         chunk_size: altered images per forward pass.
@@ -191,6 +68,9 @@ class Capture:
 
         Returns:
             Logits ``(n, N)``, without gradients; no hook of ours is on the model.
+
+        Raises:
+            RuntimeError: if the model's weights have changed since the capture.
         """
         parts = [self.logits.new_zeros(0, self.logits.shape[1])]
         with observing(self.model), torch.no_grad():
@@ -210,7 +90,7 @@ class Capture:
         batch, versions = altered.shape[:2]
         flat = altered.flatten(0, 1)
         rows = torch.arange(batch, device=altered.device).repeat_interleave(versions)
-        return self.rescore(rows, lambda part: flat[part]).unflatten(0, (batch, versions))
+        return self.rescore(rows, lambda part: flat[part]).view(batch, versions, -1)
 
 
 def capture(
@@ -226,8 +106,8 @@ def capture(
 ) -> Capture:
     """Run a model forward, and backward as far as one layer.
 
-    The model may be in any mode and under any gradient mode; everything about it is as before afterwards. The graph begins
-    at the layer, so a frozen network works like any other, and the backward pass stops there.
+    The model may be in any mode and under any gradient mode; everything about it is as before afterwards. The graph
+    begins at the layer, so a frozen network works like any other, and the backward pass stops there.
 
     Args:
         model: the network; its forward takes images and returns logits.
@@ -236,8 +116,8 @@ def capture(
         targets: what is explained: class indices ``(B,)``, one class for all, ``"predicted"``, ``"contrast"`` (the
             largest logit of the unaltered image less its second largest), or a callable from logits ``(n, N)`` and the
             image ``(n,)`` each comes from to scores ``(n,)``.
-        mean: normalisation ``(C,)`` of the images, where known.
-        std: normalisation ``(C,)`` of the images, where known.
+        mean: normalisation ``(3,)`` of the images, where known.
+        std: normalisation ``(3,)`` of the images, where known.
         logits: reads the logits from the model's output, where it is neither a tensor, nor has an attribute or a key
             ``logits``.
         chunk_size: altered images per forward pass later on; by default about ten of 224 x 224 pixels on a CPU.
@@ -249,42 +129,90 @@ def capture(
         ValueError: if there is no image, the model returns no logits, or a target is no class of it.
         TargetLayerError: if the layer is unknown, has no feature grid, or the logits do not depend on it.
     """
-    if images.ndim != 4 or images.shape[0] == 0:
-        raise ValueError(f"Expected `images` to be (B, 3, H, W) with B >= 1, but got {tuple(images.shape)}.")
+    images = _checked(images)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"Expected `chunk_size` to be at least 1, but got {chunk_size}.")
     model = model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
     layer = resolve_layer(model, layer) if isinstance(layer, str) else layer
     with observing(model):
+        # A clone, since autograd refuses to save a tensor made in inference mode.
         images = images.detach().clone() if images.is_inference() else images.detach()
         network, recorder, out = _forward(model, layer, images, logits)
+        to_map = _arranged(layer, network, recorder.leaf, images)
+        activations = to_map(recorder.leaf.detach())
         bound, score = _bind(targets, out.detach())
-        gradient = _gradient(layer, score(out, torch.arange(len(out), device=out.device)), recorder.leaf)
+        gradient = _backward(network, recorder, images, out, score)
+        if gradient is None:
+            raise TargetLayerError(
+                f"Expected the target score to depend on `target_layer` {layer.name!r}, but no gradient arrives there."
+            )
         return Capture(
             images=images,
             targets=bound,
             logits=out.detach(),
-            activations=layer.to_map(recorder.leaf.detach(), images),
-            gradients=layer.to_map(gradient, images),
+            activations=activations,
+            gradients=to_map(gradient),
             score=score,
             network=network,
             model=model,
-            mean=mean,
-            std=std,
+            mean=_per_channel("mean", mean, images),
+            std=_per_channel("std", std, images),
             chunk_size=chunk_size or _default_chunk(images),
         )
 
 
+def _checked(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[0] == 0:
+        raise ValueError(f"Expected `images` to be (B, 3, H, W) with B >= 1, but got {tuple(images.shape)}.")
+    if not images.is_floating_point():
+        raise ValueError(f"Expected `images` to be as the model sees them, floating point, but got {images.dtype}.")
+    return widened(images)
+
+
+def _per_channel(name: str, values: Tensor | Sequence[float] | None, images: Tensor) -> Tensor | None:
+    if values is None:
+        return None
+    values = torch.as_tensor(values, dtype=images.dtype, device=images.device)
+    if values.shape != (images.shape[1],):
+        raise ValueError(f"Expected `{name}` to be ({images.shape[1]},), but got {tuple(values.shape)}.")
+    return values
+
+
 def _forward(
-    model: nn.Module, layer: TargetLayer, images: Tensor, read: ReadLogits | None
-) -> tuple[_Network, "_Recorder", Tensor]:
-    network, recorder = _Network(model, read, channels_last=True), _Recorder(layer)
+    model: nn.Module, layer: TargetLayer, images: Tensor, read: ReadLogits | None, *, stirred: bool = False
+) -> tuple[Network, "_Recorder", Tensor]:
+    network, recorder = Network(model, read, channels_last=True, stirred=stirred), _Recorder(layer)
     try:
         return network, recorder, recorder.run(network, images)
     except RuntimeError as error:
         # A forward that calls `.view` on a feature map needs the contiguous layout.
         if "view" not in str(error):
             raise
-    network, recorder = _Network(model, read, channels_last=False), _Recorder(layer)
+    network = Network(model, read, channels_last=False, stirred=stirred)
     return network, recorder, recorder.run(network, images)
+
+
+def _arranged(layer: TargetLayer, network: Network, output: Tensor, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """How to bring what the layer returned to ``(B, C, h, w)``."""
+    batch = len(images)
+    if batch > 1 and output.ndim == 3 and output.shape[:2] == (batch, batch):
+        # As many tokens as images: (B, T, C) or (T, B, C)? One image alone tells.
+        alone = _Recorder(layer)
+        alone.run(network, images[:1])
+        if alone.leaf.shape[1] == 1:
+            return lambda tokens: layer.to_map(tokens.transpose(0, 1), images)
+    return lambda tokens: layer.to_map(tokens, images)
+
+
+class _RecordingKept(TorchFunctionMode):
+    """Keeps autograd recording where a model's forward turns it off, as around a frozen backbone."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:  # noqa: SLF001 -- what `no_grad` calls
+            args = (True,)
+        return func(*args, **(kwargs or {}))
 
 
 class _Recorder:
@@ -295,16 +223,20 @@ class _Recorder:
         self.calls = 0
         self.leaf = torch.empty(0)
 
-    def run(self, network: _Network, images: Tensor) -> Tensor:
+    def run(self, network: Network, images: Tensor) -> Tensor:
+        self.calls = 0
         handle = self.layer.module.register_forward_hook(self)
         try:
             logits = network(images)
         finally:
             handle.remove()
         if self.calls != 1:
+            remedy = (
+                "Choose the block around it." if self.calls else "Is it part of the model, and of this forward pass?"
+            )
             raise TargetLayerError(
                 f"Expected `target_layer` {self.layer.name!r} to run once in a forward pass, but it ran {self.calls} "
-                "times. Choose the block around it."
+                f"times. {remedy}"
             )
         if len(logits) != len(images):
             raise ValueError(f"Expected logits for {len(images)} images, but got {tuple(logits.shape)}.")
@@ -315,23 +247,33 @@ class _Recorder:
         first = output[0] if isinstance(output, tuple | list) and output else output
         if not isinstance(first, Tensor):
             raise TargetLayerError(
-                f"Expected `target_layer` {self.layer.name!r} to return a tensor, but it returns {type(first).__name__}."
+                f"Expected `target_layer` {self.layer.name!r} to return a tensor, but got {type(first).__name__}."
             )
         with torch.enable_grad():
-            self.leaf = _widened(first.detach()).requires_grad_()
-            # A clone, since an in-place operation may follow.
+            # Clones, since in-place operations may follow, on what went into the layer as on what came out of it.
+            self.leaf = widened(first.detach()).clone().requires_grad_()
             shown = self.leaf.clone()
-        return shown if first is output else type(output)([shown, *output[1:]])
+        if first is output:
+            return shown
+        rest = [shown, *output[1:]]
+        return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
 
 
-def _gradient(layer: TargetLayer, scores: Tensor, leaf: Tensor) -> Tensor:
-    if scores.requires_grad:
-        (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
-        if gradient is not None:
-            return gradient
-    raise TargetLayerError(
-        f"Expected the target score to depend on `target_layer` {layer.name!r}, but no gradient arrives there."
-    )
+def _backward(network: Network, recorder: _Recorder, images: Tensor, logits: Tensor, score: Score) -> Tensor | None:
+    """Gradient of every image's score at the layer; None where none arrives."""
+    gradient = _gradient(logits, score, recorder.leaf)
+    if gradient is None:
+        with _RecordingKept():
+            logits = recorder.run(network, images)
+        gradient = _gradient(logits, score, recorder.leaf)
+    return gradient
+
+
+def _gradient(logits: Tensor, score: Score, leaf: Tensor) -> Tensor | None:
+    scores = score(logits, torch.arange(len(logits), device=logits.device))
+    if scores.shape != (len(logits),):
+        raise ValueError(f"Expected `targets` to score each of {len(logits)} images, but got {tuple(scores.shape)}.")
+    return torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
 
 
 def _bind(targets: Targets, logits: Tensor) -> tuple[Tensor, Score]:
@@ -340,17 +282,21 @@ def _bind(targets: Targets, logits: Tensor) -> tuple[Tensor, Score]:
     if callable(targets) and not isinstance(targets, Tensor):
         return torch.full((batch,), -1, device=logits.device), targets
     if isinstance(targets, str):
-        if targets == "contrast" and n_classes > 1:
+        if targets == "contrast":
+            if n_classes < 2:
+                raise ValueError("Expected at least 2 logits for `targets='contrast'`, but got 1.")
             first, second = logits.topk(2, dim=1).indices.unbind(1)
             return first, lambda out, rows: _pick(out, first[rows]) - _pick(out, second[rows])
         if targets != "predicted":
             raise ValueError(f"Expected `targets` to be classes, 'predicted' or 'contrast', but got {targets!r}.")
         targets = logits.argmax(dim=1)
-    # A clone, since autograd refuses to save a tensor made in inference mode.
     classes = torch.as_tensor(targets, device=logits.device).clone()
     classes = classes.expand(batch) if classes.ndim == 0 else classes
     if classes.shape != (batch,) or classes.is_floating_point():
-        raise ValueError(f"Expected `targets` to be ({batch},) class indices, but got {tuple(classes.shape)}.")
+        raise ValueError(
+            f"Expected `targets` to be ({batch},) class indices, but got {tuple(classes.shape)} {classes.dtype}."
+        )
+    classes = classes.long()
     if classes.min() < 0 or classes.max() >= n_classes:
         raise ValueError(
             f"Expected `targets` to be between 0 and {n_classes - 1}, but got "
@@ -360,7 +306,7 @@ def _bind(targets: Targets, logits: Tensor) -> tuple[Tensor, Score]:
 
 
 def _pick(logits: Tensor, classes: Tensor) -> Tensor:
-    return logits.gather(1, classes[:, None].long()).squeeze(1)
+    return logits.gather(1, classes[:, None]).squeeze(1)
 
 
 def _default_chunk(images: Tensor) -> int:
@@ -403,8 +349,28 @@ def feature_grids(model: nn.Module, images: Tensor, logits: ReadLogits | None = 
             for name, module in model.named_modules():
                 if name:
                     handles.append(module.register_forward_hook(note(TargetLayer(clean_name(name), module))))
-            _Network(model, logits, channels_last=False)(images)
+            Network(model, logits, channels_last=False)(images)
         finally:
             for handle in handles:
                 handle.remove()
     return {name: grid for name, grid in grids.items() if calls[name] == 1}
+
+
+def depends_on(model: nn.Module, layer: TargetLayer, images: Tensor, logits: ReadLogits | None = None) -> bool:
+    """Tell whether the logits can depend on the positions of a layer.
+
+    Weights that are all zero, as of a head that was not trained yet, are looked through.
+
+    Args:
+        model: the network.
+        layer: the layer.
+        images: ``(B, 3, H, W)``.
+        logits: as for :func:`capture`.
+
+    Returns:
+        Whether any gradient arrives at a position of the feature grid.
+    """
+    with observing(model):
+        network, recorder, out = _forward(model, layer, images, logits, stirred=True)
+        gradient = _backward(network, recorder, images, out, lambda out, _: out.square().sum(dim=1))
+        return gradient is not None and bool((layer.to_map(gradient, images) != 0).any())

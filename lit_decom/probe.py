@@ -52,7 +52,11 @@ class Probe:
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or len(self.images) == 0:
             raise ValueError(f"Expected `images` to be (n, C, H, W) with n >= 1, but got {tuple(self.images.shape)}.")
-        n, (channels, height, width) = len(self.images), self.images.shape[1:]
+        if not self.images.is_floating_point():
+            raise ValueError(
+                f"Expected `images` as the network sees them, floating point, but got {self.images.dtype}."
+            )
+        n = len(self.images)
         if self.labels.shape != (n,) or self.labels.is_floating_point():
             raise ValueError(
                 f"Expected `labels` to be ({n},) class indices, but got {tuple(self.labels.shape)} {self.labels.dtype}."
@@ -61,15 +65,30 @@ class Probe:
             object.__setattr__(self, "ids", tuple(str(index) for index in range(n)))
         if len(self.ids) != n or len(set(self.ids)) != n:
             raise ValueError(f"Expected `ids` to be {n} different names, but got {len(set(self.ids))}.")
-        expected = {"masks": (n, height, width), "mean": (channels,), "std": (channels,)}
+        self._check_regions()
+        if self.class_names is not None and self.labels.max() >= len(self.class_names):
+            raise ValueError(
+                f"Expected `labels` below {len(self.class_names)}, one of `class_names` each, "
+                f"but got {int(self.labels.max())}."
+            )
+
+    def _check_regions(self) -> None:
+        n, channels, height, width = self.images.shape
+        regions = self.parts.shape[1] if self.parts is not None and self.parts.ndim == 4 else 0
+        named = regions if self.part_names is None else len(self.part_names)
+        expected = {
+            "masks": (n, height, width),
+            "parts": (n, named, height, width),
+            "mean": (channels,),
+            "std": (channels,),
+        }
         for name, shape in expected.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"Expected `{name}` to be {shape}, but got {tuple(value.shape)}.")
-        if self.parts is not None and (self.parts.ndim != 4 or self.parts.shape[0::2] != (n, height)):
-            raise ValueError(f"Expected `parts` to be ({n}, R, {height}, {width}), but got {tuple(self.parts.shape)}.")
-        if self.boxes is not None and len(self.boxes) != n:
-            raise ValueError(f"Expected `boxes` for {n} images, but got {len(self.boxes)}.")
+        if self.boxes is not None and (len(self.boxes) != n or any(box.shape[1:] != (4,) for box in self.boxes)):
+            shapes = [tuple(box.shape) for box in self.boxes]
+            raise ValueError(f"Expected `boxes` to be {n} tensors (m, 4), but got {len(shapes)}: {shapes}.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,18 +105,17 @@ class Probe:
         Returns:
             The probe, with copies of the tensors on the CPU.
         """
-        for name in ("masks", "parts"):
+        for name, dtype in {"masks": torch.bool, "parts": torch.bool, "mean": torch.float, "std": torch.float}.items():
             if known.get(name) is not None:
-                known[name] = torch.as_tensor(known[name]).detach().cpu().bool().clone()
-        for name in ("mean", "std"):
-            if known.get(name) is not None:
-                known[name] = torch.as_tensor(known[name], dtype=torch.float32).detach().cpu().clone()
+                known[name] = _plain(known[name]).to(dtype).clone()
         for name in ("ids", "part_names", "class_names"):
             if known.get(name) is not None:
                 known[name] = tuple(str(entry) for entry in known[name])
         if known.get("boxes") is not None:
-            known["boxes"] = tuple(torch.as_tensor(box).detach().cpu().float().reshape(-1, 4) for box in known["boxes"])
-        return cls(images.detach().cpu().clone(), torch.as_tensor(labels).detach().cpu().clone(), **known)
+            known["boxes"] = tuple(_plain(_xyxy(box)).float().reshape(-1, 4) for box in known["boxes"])
+        labels = _plain(labels)
+        labels = labels if labels.is_floating_point() else labels.long()
+        return cls(_plain(images).clone(), labels.clone(), **known)
 
     @classmethod
     def from_dataset(
@@ -118,7 +136,7 @@ class Probe:
         ``transfer`` as a batch of one, so that the network sees what it sees in training.
 
         Args:
-            dataset: map-style; its samples are ``(image, label)``, ``(image, {"label", "masks", "boxes", "parts"})``, or
+            dataset: map-style; its samples are ``(image, label)``, ``(image, {"label", "masks", "boxes", "parts"})``,
                 a mapping with the keys ``image`` and ``label``, or whatever ``unpack`` understands.
             n: how many images; fewer if the dataset has fewer.
             seed: of the choice, and of whatever the transforms draw while they are read.
@@ -140,31 +158,34 @@ class Probe:
             raise ValueError(f"Expected `n` to be at least 1, but got {n}.")
 
         def read(index: int) -> tuple[Tensor, dict[str, Any]]:
-            batch = collate_fn([dataset[index]])
+            batch = collate_fn([_with_xyxy(dataset[index])])
             return _unpacked(batch if transfer is None else transfer(batch), unpack)
 
         with isolated_random_state(seed):
-            known = {"class_names": getattr(dataset, "classes", None)} | known
-            known = {"part_names": getattr(dataset, "part_names", None)} | known
             indices = _choose(dataset, n, seed, balance, lambda index: int(read(index)[1]["label"]))
             samples = [read(index) for index in indices]
             again = [read(index)[0] for index in indices[:_READ_TWICE]]
         if any(not torch.equal(first, second[0]) for second, first in zip(samples, again, strict=False)):
             warnings.warn(
-                "The dataset gives another image at the second reading (a random transform?): the probe keeps the first.",
+                "The dataset gives another image at the second reading (a random transform?): "
+                "the probe keeps the first.",
                 stacklevel=2,
             )
+        sizes = {tuple(image.shape[1:]) for image, _ in samples}
+        if len(sizes) > 1:
+            raise ValueError(f"Expected images of one size, but got {sorted(sizes)}. Resize them in the transform.")
         targets = [target for _, target in samples]
+        labels = torch.tensor([int(target["label"]) for target in targets])
+        class_names = _attribute(dataset, "classes")
+        if class_names is not None and labels.max() < len(class_names):
+            known = {"class_names": class_names} | known
+        known = {"part_names": _attribute(dataset, "part_names")} | known
         present = {name for name in ("masks", "boxes", "parts") if all(name in target for target in targets)}
         for name in present:
             values = [target[name] for target in targets]
             known[name] = values if name == "boxes" else torch.stack(values)
-        return cls.from_tensors(
-            torch.cat([image for image, _ in samples]),
-            torch.tensor([int(target["label"]) for target in targets]),
-            ids=[str(index) for index in indices],
-            **known,
-        )
+        ids = [str(index) for index in indices]
+        return cls.from_tensors(torch.cat([image for image, _ in samples]), labels, ids=ids, **known)
 
     @property
     def digest(self) -> str:
@@ -173,23 +194,25 @@ class Probe:
         for tensor in (self.images, self.labels, self.masks, self.parts, *(self.boxes or ())):
             if tensor is not None:
                 total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-                total.update(tensor.contiguous().numpy().tobytes())
+                total.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         total.update(repr(self.ids).encode())
         return total.hexdigest()
 
     def batches(self, size: int) -> Iterator["Probe"]:
         """Cut the probe into consecutive pieces of ``size`` images, the last one smaller."""
+        if size < 1:
+            raise ValueError(f"Expected `size` to be at least 1, but got {size}.")
         for start in range(0, len(self), size):
             yield self.select(range(start, min(start + size, len(self))))
 
     def shard(self, rank: int, world: int) -> "Probe | None":
         """Take the images that process ``rank`` of ``world`` explains: every ``world``-th; None if there is none."""
         rows = range(rank, len(self), world)
-        return self.select(rows) if len(rows) else None
+        return self.select(rows) if rows else None
 
     def select(self, rows: Sequence[int]) -> "Probe":
         """Take some images, in the order given."""
-        index = torch.as_tensor(list(rows))
+        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.images.device)
         taken: dict[str, Any] = {
             "ids": tuple(self.ids[row] for row in rows),
             "boxes": None if self.boxes is None else tuple(self.boxes[row] for row in rows),
@@ -225,11 +248,16 @@ def _check_map_style(dataset: Dataset[Any]) -> None:
 def _unpacked(batch: Any, unpack: Unpack | None) -> tuple[Tensor, dict[str, Any]]:
     """Image ``(1, C, H, W)`` and target of one sample, the target's entries without the batch dimension."""
     image, target = _parts_of(batch) if unpack is None else unpack(batch)
-    if not isinstance(image, Tensor) or image.ndim not in {3, 4}:
+    if not isinstance(image, Tensor) or image.ndim not in {3, 4} or image.shape[:-3] not in {(), (1,)}:
         got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ValueError(f"Expected a sample's image to be (C, H, W), but got {got}. Pass `unpack=` to find it.")
-    image = image.detach().cpu().as_subclass(Tensor)
+    image = _plain(image)
     image = image[None] if image.ndim == 3 else image
+    if isinstance(target, Mapping) and "label" not in target:
+        raise ValueError(
+            f"Expected a sample's target to have the key 'label', but got {sorted(map(str, target))}. "
+            "Pass `unpack=` to find it."
+        )
     label = torch.as_tensor(target["label"] if isinstance(target, Mapping) else target)
     if label.numel() != 1 or label.is_floating_point():
         raise ValueError(
@@ -240,13 +268,39 @@ def _unpacked(batch: Any, unpack: Unpack | None) -> tuple[Tensor, dict[str, Any]
     if not isinstance(target, Mapping):
         return image, found
     size = image.shape[-2:]
-    for name in ("masks", "parts"):
-        if name in target:
-            grids = torch.as_tensor(target[name]).detach().cpu().as_subclass(Tensor).bool().reshape(-1, *size)
-            found[name] = grids.any(dim=0) if name == "masks" else grids
+    for name in {"masks", "parts"} & set(target):
+        grids = _plain(target[name]).bool()
+        if grids.shape[-2:] != size:
+            raise ValueError(
+                f"Expected a sample's `{name}` to have its image's size {tuple(size)}, but got {tuple(grids.shape)}."
+            )
+        grids = grids.reshape(-1, *size)
+        found[name] = grids.any(dim=0) if name == "masks" else grids
     if "boxes" in target:
-        found["boxes"] = torch.as_tensor(target["boxes"]).detach().cpu().as_subclass(Tensor).reshape(-1, 4)
+        found["boxes"] = _plain(target["boxes"]).reshape(-1, 4)
     return image, found
+
+
+def _plain(value: Any) -> Tensor:
+    return torch.as_tensor(value).detach().cpu().as_subclass(Tensor)
+
+
+def _xyxy(boxes: Any) -> Any:
+    """Boxes as x1, y1, x2, y2: torchvision's say what they are, plain ones are taken for it."""
+    if getattr(boxes, "format", None) is None:
+        return boxes
+    from torchvision.transforms.v2.functional import convert_bounding_box_format
+
+    return convert_bounding_box_format(boxes, new_format="XYXY")
+
+
+def _with_xyxy(sample: Any) -> Any:
+    # Before collating, which forgets the format.
+    if isinstance(sample, Mapping) and "boxes" in sample:
+        return {**sample, "boxes": _xyxy(sample["boxes"])}
+    if isinstance(sample, tuple) and len(sample) == 2 and isinstance(sample[1], Mapping):
+        return sample[0], _with_xyxy(sample[1])
+    return sample
 
 
 def _parts_of(batch: Any) -> tuple[Any, Any]:
@@ -261,12 +315,10 @@ def _parts_of(batch: Any) -> tuple[Any, Any]:
     )
 
 
-def _choose(
-    dataset: Dataset[Any], n: int, seed: int, balance: str, label_of: Callable[[int], int]
-) -> list[int]:
+def _choose(dataset: Dataset[Any], n: int, seed: int, balance: str, label_of: Callable[[int], int]) -> list[int]:
     """Indices in an order in which the classes take turns, so that the first few show as many classes as they can."""
     count = len(dataset)  # type: ignore[arg-type]
-    order = np.random.default_rng(seed).permutation(count).tolist()
+    order: list[int] = np.random.default_rng(seed).permutation(count).tolist()
     if balance == "none":
         return order[:n]
     if balance != "class":
@@ -279,10 +331,15 @@ def _choose(
     by_class: dict[int, list[int]] = {}
     for index in order:
         by_class.setdefault(int(labels[index]), []).append(index)
-    turns = [
-        (turn, label, index) for label, members in by_class.items() for turn, index in enumerate(members)
-    ]
+    turns = [(turn, label, index) for label, members in by_class.items() for turn, index in enumerate(members)]
     return [index for _, _, index in sorted(turns)[:n]]
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    """An attribute of a dataset, or of the one that it is a subset of."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return getattr(dataset, name, None)
 
 
 def _known_labels(dataset: Dataset[Any]) -> Sequence[int] | dict[int, int] | None:
@@ -293,5 +350,9 @@ def _known_labels(dataset: Dataset[Any]) -> Sequence[int] | dict[int, int] | Non
     for name in ("targets", "labels"):
         known = getattr(dataset, name, None)
         if isinstance(known, list | tuple | Tensor | np.ndarray) and len(known) == len(dataset):  # type: ignore[arg-type]
-            return [int(label) for label in known]
+            try:
+                return [int(label) for label in known]
+            except (TypeError, ValueError, RuntimeError):
+                # Detection and segmentation data keep dictionaries or file names there.
+                return None
     return None

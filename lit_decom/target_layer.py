@@ -1,12 +1,14 @@
 """Which layer to explain when nobody says."""
 
+import re
+
 import torch
 from torch import Tensor, nn
 
-from lit_decom.evidence import ReadLogits, capture, feature_grids
-from lit_decom.models.layers import TargetLayer, TargetLayerError, resolve_layer
+from lit_decom.evidence import ReadLogits, depends_on, feature_grids
+from lit_decom.models.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
 
-_NOT_A_STAGE = ("Pool", "Dropout", "Identity", "Flatten")
+_NOT_A_STAGE = re.compile(r"^(Pool|Dropout|Identity|Flatten)|Pool[123]d$")
 
 
 def find_target_layer(
@@ -20,8 +22,8 @@ def find_target_layer(
     """Find the layer to explain, by name or as the deepest one that still tells where.
 
     Without a name it is the last layer to finish in a forward pass that returns at least ``min_positions`` x
-    ``min_positions`` positions and whose positions the prediction depends on (the last block of a vision transformer with a
-    class token does not qualify: its patch tokens reach no logit). The rule is our choice.
+    ``min_positions`` positions and whose positions the logits can depend on (the last block of a vision transformer
+    with a class token does not qualify: its patch tokens reach no logit). The rule is our choice.
 
     Args:
         model: the network.
@@ -39,30 +41,25 @@ def find_target_layer(
     if name is not None:
         return resolve_layer(model, name)
     images = _noise(model) if images is None else images[:1]
+    layers = {clean_name(full): TargetLayer(clean_name(full), module) for full, module in model.named_modules()}
     grids = {
-        layer: grid
-        for layer, grid in feature_grids(model, images, logits).items()
-        if not type(resolve_layer(model, layer).module).__name__.startswith(_NOT_A_STAGE)
-        and not type(resolve_layer(model, layer).module).__name__.endswith(("Pool1d", "Pool2d", "Pool3d"))
+        layers[full]: grid
+        for full, grid in feature_grids(model, images, logits).items()
+        if not _NOT_A_STAGE.search(type(layers[full].module).__name__)
     }
     if not grids:
         raise TargetLayerError(f"Expected {type(model).__name__} to have a layer with a feature grid, but found none.")
-    largest = max(min(grid) for grid in grids.values())
-    deepest_first = [layer for layer, grid in reversed(grids.items()) if min(grid) >= min(min_positions, largest)]
-    for candidate in deepest_first:
-        layer = resolve_layer(model, candidate)
-        if _matters(model, layer, images, logits):
-            return layer
-    # No gradient anywhere, as under a head that starts at zero.
-    return resolve_layer(model, deepest_first[0])
+    enough = min(min_positions, max(min(grid) for grid in grids.values()))
+    deepest_first = [layer for layer, grid in reversed(grids.items()) if min(grid) >= enough]
+    # Where nothing matters to the prediction there is no better choice than the deepest.
+    return next((layer for layer in deepest_first if _matters(model, layer, images, logits)), deepest_first[0])
 
 
 def _matters(model: nn.Module, layer: TargetLayer, images: Tensor, logits: ReadLogits | None) -> bool:
     try:
-        gradients = capture(model, layer, images, "predicted", logits=logits).gradients
+        return depends_on(model, layer, images, logits)
     except TargetLayerError:
         return False
-    return bool((gradients != 0).any())
 
 
 def _noise(model: nn.Module) -> Tensor:

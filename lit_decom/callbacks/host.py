@@ -1,4 +1,4 @@
-"""What the callback must ask of a Trainer: data, steps, directories, a progress bar. All of Lightning's privates are here."""
+"""What the callback must ask of a Trainer: data, steps, directories, a progress bar; all of Lightning's privates."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+import torch
+import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader, default_collate
 
+from lit_decom.evidence import observing
 from lit_decom.isolation import isolated_random_state
+from lit_decom.observer import Process
 from lit_decom.probe import Probe, Unpack
 
 
@@ -35,9 +41,7 @@ def has_validation(trainer: pl.Trainer) -> bool:
     return bool(trainer.enable_validation)
 
 
-def read_probe(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, n: int, seed: int, unpack: Unpack | None
-) -> Probe:
+def read_probe(trainer: pl.Trainer, pl_module: pl.LightningModule, n: int, seed: int, unpack: Unpack | None) -> Probe:
     """Choose a probe from the data that the Trainer runs on: validation or test data, else training data.
 
     Raises:
@@ -45,9 +49,9 @@ def read_probe(
     """
     loader = _loader(trainer)
     dataset = getattr(loader, "dataset", loader)
-    source = trainer.datamodule if getattr(trainer, "datamodule", None) is not None else pl_module
     known = {
         name: value
+        for source in (dataset, getattr(trainer, "datamodule", None))
         for name in ("class_names", "part_names", "mean", "std")
         if (value := getattr(source, name, None)) is not None
     }
@@ -56,19 +60,33 @@ def read_probe(
         return trainer.strategy.batch_to_device(batch, pl_module.device, dataloader_idx=0)
 
     try:
-        return Probe.from_dataset(
-            dataset,
-            n,
-            seed,
-            unpack=unpack,
-            collate_fn=getattr(loader, "collate_fn", None) or default_collate,
-            transfer=transfer,
-            **known,
-        )
+        with _as_in_validation(trainer, pl_module):
+            return Probe.from_dataset(
+                dataset,
+                n,
+                seed,
+                unpack=unpack,
+                collate_fn=getattr(loader, "collate_fn", None) or default_collate,
+                transfer=transfer,
+                **known,
+            )
     except (TypeError, ValueError) as error:
         raise MisconfigurationException(
             f"No probe could be read from {type(dataset).__name__}: {error} Or pass `probe=Probe.from_tensors(...)`."
         ) from error
+
+
+@contextmanager
+def _as_in_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+    """Let batch-transfer hooks that augment while the Trainer or the module is training see that they are not."""
+    stage = trainer.state.stage
+    try:
+        if trainer.training:
+            trainer.state.stage = RunningStage.VALIDATING
+        with observing(pl_module), torch.no_grad():
+            yield
+    finally:
+        trainer.state.stage = stage
 
 
 def _loader(trainer: pl.Trainer) -> Any:
@@ -93,8 +111,8 @@ def logged_step(trainer: pl.Trainer, *, after_training_epoch: bool) -> int:
     return max(int(stepped) - (1 if after_training_epoch else 0), 0)
 
 
-def run_directory(trainer: pl.Trainer) -> Path:
-    """The run's own directory: ``<save_dir>/<name>/<version or run id>/decomcam``, or one named by the time."""
+def run_directory(trainer: pl.Trainer, prefix: str) -> Path:
+    """The run's own directory: ``<save_dir>/<name>/<version or run id>/<prefix>``, or one named by the time."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             # The run has no id before its experiment is made.
@@ -102,26 +120,98 @@ def run_directory(trainer: pl.Trainer) -> Path:
         else:
             version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
         if logger.save_dir is not None:
-            return Path(logger.save_dir) / str(logger.name) / str(version) / "decomcam"
-    return Path(trainer.default_root_dir) / "decomcam" / datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
+            return Path(logger.save_dir) / str(logger.name) / str(version) / prefix
+    # To the microsecond, since the trials of a sweep may start in the same second.
+    return Path(trainer.default_root_dir) / prefix / datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S.%f")
+
+
+def this_process(trainer: pl.Trainer) -> Process:
+    """This process among those of the Trainer."""
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return Process()
+
+    def gather(mine: Any) -> list[Any]:
+        everyone: list[Any] = [None] * trainer.world_size
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    return Process(trainer.global_rank, trainer.world_size, gather)
+
+
+class Monitors:
+    """The callbacks and schedulers that read logged values by key.
+
+    A value that is not logged stays in ``trainer.callback_metrics`` from an earlier epoch, and a checkpoint would be
+    ranked by it.
+
+    Args:
+        trainer: with its callbacks.
+        prefix: of the keys that are ours.
+    """
+
+    def __init__(self, trainer: pl.Trainer, prefix: str) -> None:
+        self.trainer, self.prefix = trainer, f"{prefix}/"
+
+    def refuse_fragile(self, *, every_firing: bool) -> None:
+        """Refuse an ``EarlyStopping`` that ends the training as soon as there is no value to monitor.
+
+        Args:
+            every_firing: whether the probe is explained in every epoch.
+
+        Raises:
+            MisconfigurationException: with the remedy.
+        """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if not (isinstance(callback, EarlyStopping) and callback.check_finite and callback.monitor):
+                continue
+            ours = callback.monitor.startswith(self.prefix)
+            if ours and (not every_firing or self._may_be_empty(callback.monitor)):
+                raise MisconfigurationException(
+                    f"Expected `EarlyStopping(monitor={callback.monitor!r})` to have `check_finite=False`: the value "
+                    "is NaN in epochs in which no image is in that stratum or the probe is not explained, and training "
+                    "would stop there."
+                )
+
+    def withdraw(self, fresh: set[str]) -> None:
+        """Take back what an earlier firing logged and this one does not: NaN where it is monitored, absent elsewhere.
+
+        Args:
+            fresh: the keys that are logged now.
+        """
+        metrics = self.trainer.callback_metrics
+        for key in [key for key in metrics if key.startswith(self.prefix) and key not in fresh]:
+            del metrics[key]
+        for key in self._monitored() - fresh:
+            # Not logged: only those who rank by it need to know that there is no value.
+            metrics[key] = torch.tensor(float("nan"))
+
+    def _monitored(self) -> set[str]:
+        keys = {getattr(callback, "monitor", None) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        keys |= {config.monitor for config in self.trainer.lr_scheduler_configs}
+        return {key for key in keys if isinstance(key, str) and key.startswith(self.prefix)}
+
+    def _may_be_empty(self, key: str) -> bool:
+        parts = key.removeprefix(self.prefix).split("/")
+        return len(parts) > 1 and parts[1] != "all" and parts[0] not in {"count", "score_gain", "explained_energy"}
 
 
 @contextmanager
 def progress(trainer: pl.Trainer, total: int, description: str) -> Iterator[Callable[[int], None]]:
     """Show a bar beside the Trainer's own, where it shows one; yields what moves it by a number of images."""
     bar = trainer.progress_bar_callback
-    if not trainer.is_global_zero or bar is None or not bar.is_enabled:
-        yield lambda _images: None
-    elif isinstance(bar, RichProgressBar) and bar.progress is not None:
-        task = bar.progress.add_task(description, total=total)
+    if isinstance(bar, RichProgressBar) and bar.progress is not None and bar.is_enabled:
+        lines = bar.progress
+        task = lines.add_task(description, total=total)
         try:
-            yield lambda images: (bar.progress.update(task, advance=images), bar.refresh())[1]
+            yield lambda images: lines.update(task, advance=images, refresh=True)
         finally:
-            bar.progress.remove_task(task)
-    elif isinstance(bar, TQDMProgressBar):
-        from tqdm.auto import tqdm
+            lines.remove_task(task)
+    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+        with Tqdm(total=total, desc=description, leave=False, position=2, unit="image") as line:
 
-        with tqdm(total=total, desc=description, leave=False, position=2, unit="image") as line:
-            yield lambda images: line.update(images) and None
+            def advance(images: int) -> None:
+                line.update(images)
+
+            yield advance
     else:
         yield lambda _images: None

@@ -21,7 +21,8 @@ def grid_of(record: EpochRecord, probe: Probe, n_drawn: int) -> tuple[Image.Imag
         ]
         for row in rows
     ]
-    caption = f"epoch {record.epoch}, step {record.step}: {record.settings['method']} at {record.settings['target_layer']}"
+    settings = record.settings
+    caption = f"epoch {record.epoch}, step {record.step}: {settings['method']} at {settings['target_layer']}"
     picture = ossm_grid(
         displayed(shown),
         decomposition.cam[: len(rows)],

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from lit_decom.evidence import Capture
@@ -26,6 +27,25 @@ class CAM(ABC):
         Returns:
             Non-negative maps ``(B, h, w)``; NaN throughout where an image's evidence is not finite.
         """
+
+
+def finite_images(*evidence: Tensor) -> Tensor:
+    """Tell which images have no NaN and no infinity in any of these ``(B, ...)``: ``(B,)`` bool."""
+    return torch.stack([tensor.flatten(1).isfinite().all(dim=1) for tensor in evidence]).all(dim=0)
+
+
+def where_finite(maps: Tensor, capture: Capture) -> Tensor:
+    """Leave no map of an image whose evidence is not finite, which one bad position may otherwise hide.
+
+    Args:
+        maps: maps ``(B, h, w)``.
+        capture: what they were made of.
+
+    Returns:
+        Maps ``(B, h, w)``, NaN throughout where the evidence or the map itself is not finite.
+    """
+    finite = finite_images(capture.activations, capture.gradients, maps)
+    return maps.masked_fill(~finite[:, None, None], torch.nan)
 
 
 def register(name: str) -> Callable[[type[CAM]], type[CAM]]:

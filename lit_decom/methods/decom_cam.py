@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from lit_decom.evidence import Capture, ScoreDtype
+from lit_decom.evidence import Capture, ScoreDtype, observing
+from lit_decom.functional.base import check_option
 from lit_decom.functional.cam import ChannelWeight, channel_weights
 from lit_decom.functional.decomposition import (
     Factors,
@@ -20,18 +21,26 @@ from lit_decom.functional.decomposition import (
     select_channels,
 )
 from lit_decom.functional.image import Blend, blend, gaussian_blur, min_max_normalize, upsample
-from lit_decom.methods.base import CAM, register
+from lit_decom.methods.base import CAM, finite_images, register
 from lit_decom.methods.presets import PRESETS, BlendSpace, Integration, Preset
 
 _DEFAULT_COMPONENTS = 10
+_OPTIONS = {
+    "score_dtype": ScoreDtype,
+    "channel_weight": ChannelWeight,
+    "sign": SignRule,
+    "composite": Blend,
+    "composite_space": BlendSpace,
+    "weighting": Weighting,
+}
 
 
 @dataclass(frozen=True)
 class Decomposition:
     """Components of a batch of explanations, and what each of them does for its target.
 
-    An image whose evidence is not finite has NaN throughout and no valid component; a component past an image's rank (or
-    past the asked fraction of energy) is 0 and not valid.
+    An image whose evidence is not finite has NaN throughout and no valid component; a component past an image's rank
+    (or past the asked fraction of energy) is 0 and not valid.
 
     Attributes:
         components: ``(B, K, h, w)``, signed, mutually orthogonal, of norm ``singular_values``.
@@ -76,7 +85,7 @@ class Decomposition:
     @property
     def cam(self) -> Tensor:
         """The integrated map ``relu(sum_i w_i OSSM_i)`` on the feature grid, ``(B, h, w)``."""
-        return torch.einsum("bkhw,bk->bhw", self.ossms, self.contributions).relu()
+        return (self.ossms * self.contributions[:, :, None, None]).sum(dim=1).relu()
 
 
 @register("decom_cam")
@@ -84,21 +93,22 @@ class Decomposition:
 class DecomCAM(CAM):
     """Decomposition-based class activation maps (DecomCAM, arXiv 2405.18882; Decom-CAM, arXiv 2306.04644).
 
-    The weighted maps of the channels that matter most for the target are decomposed into orthogonal components. The image
-    is shown to the network through each of them over its blurred self, and the components are integrated by how well the
-    target scores there. The paper and the three released codes do this in four different ways: ``integration`` names one,
-    and every field below it, where given, replaces that preset's. The released codes re-quantise the composed image to
-    bytes; no preset here does. Their branch for more than 500 channels, another algorithm, is left out as well.
+    The weighted maps of the channels that matter most for the target are decomposed into orthogonal components. The
+    image is shown to the network through each of them over its blurred self, and the components are integrated by how
+    well the target scores there. The paper and the three released codes do this in four different ways: ``integration``
+    names one, and every field below it, where given, replaces that preset's. The released codes re-quantise the
+    composed image to bytes; no preset here does. Their branch for more than 500 channels, another algorithm, is left
+    out as well.
 
     Attributes:
         n_components: how many components; the default is lowered, with a warning, where a layer has less. A fraction
             asks for as many as explain that share of the energy of each image, at most ``max_components``.
         top_p: how many channels; more than there are means all of them. None: the preset's.
-        integration: ``"paper"``, ``"v25"``, ``"notebook"``, ``"predecessor"`` or ``"relu_gain"`` (ours: the paper's with
-            weights ``relu(gain) / sum relu(gain)``, comparable over images and epochs).
+        integration: ``"paper"``, ``"v25"``, ``"notebook"``, ``"predecessor"`` or ``"relu_gain"`` (ours: the paper's
+            with weights ``relu(gain) / sum relu(gain)``, comparable over images and epochs).
         max_components: the cap where ``n_components`` is a fraction.
-        score_dtype: precision of the masked forward passes alone. ``"bfloat16"`` is several times faster on hardware that
-            has it and keeps the ranking of the contributions; the decomposition stays in float32 or better.
+        score_dtype: precision of the masked forward passes alone. ``"bfloat16"`` is several times faster on hardware
+            that has it and keeps the ranking of the contributions; the decomposition stays in float32 or better.
         channel_weight: as in :func:`lit_decom.functional.cam.channel_weights`.
         positive_only: whether only channels with a positive weight take part (our choice in ``"paper"``).
         centred: whether each channel's mean over positions is taken out first.
@@ -141,12 +151,15 @@ class DecomCAM(CAM):
         fraction = isinstance(self.n_components, float)
         if fraction and not 0 < self.n_components <= 1:
             raise ValueError(f"Expected a fractional `n_components` to be in (0, 1], but got {self.n_components}.")
-        for name in ("n_components", "max_components", "top_p"):
+        for name in ("max_components", "top_p") if fraction else ("n_components", "max_components", "top_p"):
             value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
-        if self.score_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"Expected `score_dtype` to be 'float32' or 'bfloat16', but got {self.score_dtype!r}.")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"Expected `{name}` to be a whole number of at least 1, but got {value!r}.")
+        if self.blur_sigma is not None and self.blur_sigma <= 0:
+            raise ValueError(f"Expected `blur_sigma` to be positive, but got {self.blur_sigma}.")
+        for name, options in _OPTIONS.items():
+            if getattr(self, name) is not None:
+                check_option(name, getattr(self, name), options)
 
     def __repr__(self) -> str:
         shown = {"n_components", "integration"} | {
@@ -178,9 +191,9 @@ class DecomCAM(CAM):
             ValueError: if ``n_components`` is above what the layer can have, or the preset works in [0, 1] and the mean
                 and std of the images are unknown.
         """
-        with torch.inference_mode(mode=False), torch.no_grad():
+        with observing(capture.model), torch.no_grad():
             factors, channels, finite = self._factors(capture)
-            scores, reference = self._scores(capture, factors)
+            scores, reference = self.score(capture, factors.components, factors.valid)
             preset = self.preset
             weights = integrate(
                 scores,
@@ -198,7 +211,7 @@ class DecomCAM(CAM):
                 valid=factors.valid,
                 energy=_spoil(factors.energy, finite),
                 scores=scores,
-                reference_scores=reference,
+                reference_scores=_spoil(reference, finite),
                 contributions=_spoil(weights.contributions, finite),
                 fallback=weights.fallback & finite,
             )
@@ -208,13 +221,13 @@ class DecomCAM(CAM):
         preset = self.preset
         activations, gradients = capture.activations, capture.gradients
         weights = channel_weights(activations, gradients, preset.channel_weight)
-        finite = activations.isfinite().all(dim=(1, 2, 3)) & weights.isfinite().all(dim=1)
         channels, takes_part = select_channels(
-            weights.masked_fill(~finite[:, None], 0), self._channels_used(activations), positive_only=preset.positive_only
+            weights, self._channels_used(activations), positive_only=preset.positive_only
         )
         rows = torch.arange(len(channels), device=channels.device)[:, None]
-        factor = (weights.gather(1, channels) * takes_part).masked_fill(~finite[:, None], 0)
-        maps = activations[rows, channels].masked_fill(~finite[:, None, None, None], 0) * factor[:, :, None, None]
+        maps = activations[rows, channels] * (weights.gather(1, channels) * takes_part)[:, :, None, None]
+        finite = finite_images(activations, weights, maps)
+        maps = maps.masked_fill(~finite[:, None, None, None], 0)
         factors = fix_signs(decompose(maps, self._rank(maps), centred=preset.centred), preset.sign)
         if isinstance(self.n_components, float):
             factors = _without(factors, ~components_for_energy(factors, self.n_components))
@@ -223,31 +236,47 @@ class DecomCAM(CAM):
     def _channels_used(self, activations: Tensor) -> int:
         top_p = self.preset.top_p
         if self.top_p is not None and top_p > activations.shape[1]:
-            self._warn_once(f"`top_p` is {top_p}, but the layer has {activations.shape[1]} channels: all of them are used.")
+            self._warn_once(
+                f"`top_p` is {top_p}, but the layer has {activations.shape[1]} channels: all of them are used."
+            )
         return min(top_p, activations.shape[1])
 
     def _rank(self, maps: Tensor) -> int:
         """How many components to compute: what was asked for, within what the layer can have."""
         positions = maps.shape[-2] * maps.shape[-1]
         bound = min(maps.shape[1], positions - 1 if self.preset.centred else positions)
-        asked = self.max_components if isinstance(self.n_components, float) else self.n_components
-        if asked <= bound:
-            return asked
-        grid = f"{maps.shape[1]} channels, {maps.shape[-2]} x {maps.shape[-1]} positions"
-        if bound < 1 or (not isinstance(self.n_components, float) and asked != _DEFAULT_COMPONENTS):
-            raise ValueError(f"Expected `n_components` to be between 1 and {bound} ({grid}), but got {asked}.")
-        self._warn_once(f"`n_components` is lowered from {asked} to {bound}: the layer has no more ({grid}).")
+        if isinstance(self.n_components, float):
+            return min(self.max_components, bound)
+        if self.n_components <= bound:
+            return self.n_components
+        why = f"{maps.shape[1]} channels, {maps.shape[-2]} x {maps.shape[-1]} positions"
+        if self.preset.centred:
+            why += ", less one for the mean"
+        if self.n_components != _DEFAULT_COMPONENTS:
+            raise ValueError(
+                f"Expected `n_components` to be between 1 and {bound} ({why}), but got {self.n_components}."
+            )
+        self._warn_once(f"`n_components` is lowered from {self.n_components} to {bound}: there are no more ({why}).")
         return bound
 
-    def _scores(self, capture: Capture, factors: Factors) -> tuple[Tensor, Tensor]:
-        """Target scores ``(B, K)`` of the images seen through each component, and ``(B,)`` of the blurred images."""
+    def score(self, capture: Capture, components: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Show every image to the network through maps of its own.
+
+        Args:
+            capture: of ``B`` images.
+            components: ``(B, K, h, w)``; their positive part is what is shown.
+            valid: ``(B, K)`` bool, which of them to show.
+
+        Returns:
+            Target scores ``(B, K)``, NaN where not valid, and ``(B,)`` of the blurred images.
+        """
         if self.score_dtype == "bfloat16" and not _has_bfloat16(capture.images.device):
             self._warn_once("`score_dtype='bfloat16'` is slower than float32 on a processor without bfloat16 units.")
-        batch, k = factors.valid.shape
-        rows, columns = factors.valid.nonzero(as_tuple=True)
+        batch, k = valid.shape
+        rows, columns = valid.nonzero(as_tuple=True)
         everyone = torch.arange(batch, device=rows.device)
         size = (capture.images.shape[-2], capture.images.shape[-1])
-        masks = factors.components.relu()[rows, columns]
+        masks = components.relu()[rows, columns]
         to_input, images = _composing_space(capture, self.preset.composite_space)
         blurred = self._blur(images)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lit_decom.evidence import Capture
 from lit_decom.functional.decomposition import decompose, fix_signs
-from lit_decom.methods.base import CAM, register
+from lit_decom.methods.base import CAM, finite_images, register, where_finite
 
 
 @register("eigen_cam")
@@ -20,7 +20,7 @@ class EigenCAM(CAM):
 
     def __call__(self, capture: Capture) -> Tensor:
         """Explain a batch: ``(B, h, w)``."""
-        return _leading(capture.activations)
+        return where_finite(_leading(capture.activations), capture)
 
 
 @register("eigen_grad_cam")
@@ -30,10 +30,10 @@ class EigenGradCAM(CAM):
 
     def __call__(self, capture: Capture) -> Tensor:
         """Explain a batch: ``(B, h, w)``."""
-        return _leading(capture.gradients * capture.activations)
+        return where_finite(_leading(capture.gradients * capture.activations), capture)
 
 
 def _leading(maps: Tensor) -> Tensor:
-    finite = maps.isfinite().all(dim=(1, 2, 3))[:, None, None]
-    factors = fix_signs(decompose(maps.masked_fill(~finite[:, None], 0), n_components=1), "evidence")
-    return factors.components[:, 0].relu().masked_fill(~finite, torch.nan)
+    broken = ~finite_images(maps)[:, None, None]
+    factors = fix_signs(decompose(maps.masked_fill(broken[:, None], 0), n_components=1), "evidence")
+    return factors.components[:, 0].relu().masked_fill(broken, torch.nan)

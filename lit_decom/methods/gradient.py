@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lit_decom.evidence import Capture
 from lit_decom.functional.cam import channel_weights, weighted_map, x_grad_cam_weights
-from lit_decom.methods.base import CAM, register
+from lit_decom.methods.base import CAM, register, where_finite
 
 
 @register("grad_cam")
@@ -16,7 +16,9 @@ class GradCAM(CAM):
 
     def __call__(self, capture: Capture) -> Tensor:
         """Explain a batch: ``relu(sum_k mean(G_k) A_k)``, ``(B, h, w)``."""
-        return weighted_map(capture.activations, channel_weights(capture.activations, capture.gradients, "mean"))
+        return where_finite(
+            weighted_map(capture.activations, channel_weights(capture.activations, capture.gradients, "mean")), capture
+        )
 
 
 @register("grad_cam_pp")
@@ -26,7 +28,10 @@ class GradCAMPP(CAM):
 
     def __call__(self, capture: Capture) -> Tensor:
         """Explain a batch: ``(B, h, w)``."""
-        return weighted_map(capture.activations, channel_weights(capture.activations, capture.gradients, "grad_cam_pp"))
+        return where_finite(
+            weighted_map(capture.activations, channel_weights(capture.activations, capture.gradients, "grad_cam_pp")),
+            capture,
+        )
 
 
 @register("x_grad_cam")
@@ -36,7 +41,9 @@ class XGradCAM(CAM):
 
     def __call__(self, capture: Capture) -> Tensor:
         """Explain a batch: ``(B, h, w)``."""
-        return weighted_map(capture.activations, x_grad_cam_weights(capture.activations, capture.gradients))
+        return where_finite(
+            weighted_map(capture.activations, x_grad_cam_weights(capture.activations, capture.gradients)), capture
+        )
 
 
 @register("hi_res_cam")
@@ -46,7 +53,7 @@ class HiResCAM(CAM):
 
     def __call__(self, capture: Capture) -> Tensor:
         """Explain a batch: ``relu(sum_k G_k A_k)``, ``(B, h, w)``."""
-        return (capture.gradients * capture.activations).sum(dim=1).relu()
+        return where_finite((capture.gradients * capture.activations).sum(dim=1).relu(), capture)
 
 
 @register("layer_cam")
@@ -56,4 +63,4 @@ class LayerCAM(CAM):
 
     def __call__(self, capture: Capture) -> Tensor:
         """Explain a batch: ``relu(sum_k relu(G_k) A_k)``, ``(B, h, w)``."""
-        return (capture.gradients.relu() * capture.activations).sum(dim=1).relu()
+        return where_finite((capture.gradients.relu() * capture.activations).sum(dim=1).relu(), capture)

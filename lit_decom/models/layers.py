@@ -6,6 +6,7 @@ from math import isclose
 from torch import Tensor, nn
 
 _MOST_PREFIX_TOKENS = 16  # class, distillation and register tokens of the vision transformers in use
+_USUAL_PREFIXES = {0, 1, 2, 4, 5}
 
 
 class TargetLayerError(ValueError):
@@ -27,9 +28,9 @@ class TargetLayer:
     def to_map(self, output: Tensor, images: Tensor) -> Tensor:
         """Arrange the layer's output as ``(B, C, h, w)``.
 
-        Channels-first and channels-last maps are told apart by their shape: both strides of a feature grid over the image
-        are equal. Tokens are ``(B, T, C)`` or, as in CLIP, ``(T, B, C)``; class and register tokens stand in front and
-        are left out.
+        Channels-first and channels-last maps are told apart by their shape: both strides of a feature grid over the
+        image are equal. Tokens are ``(B, T, C)`` or, as in CLIP, ``(T, B, C)``; class and register tokens stand in
+        front and are left out.
 
         Args:
             output: what the layer returned (or the gradient of the score with respect to it).
@@ -107,14 +108,18 @@ def _map_of_grid(output: Tensor, size: tuple[int, int]) -> Tensor | None:
 
 
 def _map_of_tokens(tokens: Tensor, size: tuple[int, int], prefix: int | None) -> Tensor | None:
-    count = tokens.shape[1]
+    grids = {}
     for skipped in range(_MOST_PREFIX_TOKENS + 1) if prefix is None else [prefix]:
-        positions = count - skipped
-        rows = round((positions * size[0] / size[1]) ** 0.5)
+        positions = tokens.shape[1] - skipped
+        rows = round((positions * size[0] / size[1]) ** 0.5) if positions > 0 else 0
         if rows > 1 and positions % rows == 0 and _fits(rows, positions // rows, size):
-            grid = tokens[:, skipped:].unflatten(1, (rows, positions // rows))
-            return grid.permute(0, 3, 1, 2)
-    return None
+            grids[skipped] = (rows, positions // rows)
+    if not grids:
+        return None
+    # 4 x 4 positions and 5 prefix tokens are 4 x 5 and none to a tolerance: an exact fit goes first.
+    exact = (n for n, (rows, columns) in grids.items() if n in _USUAL_PREFIXES and rows * size[1] == columns * size[0])
+    skipped = next(exact, min(grids))
+    return tokens[:, skipped:].reshape(len(tokens), *grids[skipped], -1).permute(0, 3, 1, 2)
 
 
 def _fits(rows: int, columns: int, size: tuple[int, int]) -> bool:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_decom.functional.base import widened
+
 
 class ZeroShotClassifier(nn.Module):
     """An image tower whose logits are scaled cosine similarities to one text embedding per class.
@@ -28,9 +30,11 @@ class ZeroShotClassifier(nn.Module):
             raise ValueError(f"Expected `class_embeddings` to be (N, D), but got {tuple(class_embeddings.shape)}.")
         self.image_encoder = image_encoder
         self.logit_scale = logit_scale
-        self.register_buffer("class_embeddings", F.normalize(class_embeddings.detach().clone(), dim=-1))
+        self.register_buffer("class_embeddings", F.normalize(widened(class_embeddings.detach()), dim=-1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images ``(B, 3, H, W)`` against every class: logits ``(B, N)``."""
-        embeddings = F.normalize(self.image_encoder(images), dim=-1)
-        return self.logit_scale * torch.matmul(embeddings, self.class_embeddings.T)
+        embeddings = widened(self.image_encoder(images))
+        # In half precision a similarity times 100 is told apart from its neighbours in steps of 0.1.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.logit_scale * F.normalize(embeddings, dim=-1) @ self.class_embeddings.to(embeddings).T

@@ -1,0 +1,126 @@
+"""Looking at a network without changing it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_decom.isolation import isolated_random_state
+
+
+@contextmanager
+def observing(model: nn.Module) -> Iterator[None]:
+    """Look at a model without changing it, in whatever mode it is.
+
+    Inside the block every submodule is in eval mode, gradients are on (also under ``inference_mode`` and ``no_grad``),
+    autocast and TF32 are off, compiled submodules run eagerly (hooks never fire on a compiled graph), and parameters
+    start with no ``.grad``. At the end, also after an exception, each submodule's own mode, ``requires_grad``,
+    ``.grad``, buffers and all global random states are as before. It may be entered again inside itself.
+
+    Args:
+        model: the network.
+    """
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    device = device_of(model)
+    with ExitStack() as stack:
+        stack.enter_context(isolated_random_state(device=device))
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(_full_precision(device))
+        stack.enter_context(_eager())
+        stack.enter_context(_buffers_kept(modules))
+        try:
+            for module in modules:
+                module.training = False
+            for parameter, _, _ in parameters:
+                parameter.grad = None
+            yield
+        finally:
+            for module, mode in zip(modules, modes, strict=True):
+                module.training = mode
+            for parameter, requires_grad, grad in parameters:
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = grad
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Tell where a model's first parameter is; the CPU if it has none."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
+    # Not named_buffers(), which hides who owns a buffer and leaves out those that are None so far.
+    owned = [dict(module._buffers) for module in modules]  # noqa: SLF001
+    tensors = {id(tensor): tensor for buffers in owned for tensor in buffers.values() if tensor is not None}
+    contents = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    try:
+        yield
+    finally:
+        for module, buffers in zip(modules, owned, strict=True):
+            _restore_names(module._buffers, buffers)  # noqa: SLF001 -- setattr would run a module's own code
+        for key, tensor in tensors.items():
+            if not torch.equal(tensor, contents[key]):
+                with torch.no_grad():
+                    tensor.copy_(contents[key])
+
+
+def _restore_names(held: dict[str, Tensor | None], buffers: dict[str, Tensor | None]) -> None:
+    for name in set(held) - set(buffers):
+        del held[name]
+    for name, buffer in buffers.items():
+        if name not in held or held[name] is not buffer:
+            held[name] = buffer
+
+
+def _eager() -> AbstractContextManager[Any]:
+    # Nothing can have been compiled before dynamo was imported, which takes seconds.
+    compiled = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Multiply float32 as float32: TF32 on a GPU and bfloat16 on some CPUs keep 10 and 7 bits."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        yield from _full_precision_before_torch_2_9(device)
+        return
+    backends: Any = torch.backends
+    if device.type == "cuda":
+        operators = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    else:
+        operators = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    before = [operator.fp32_precision for operator in operators]
+    benchmark, deterministic = backends.cudnn.benchmark, backends.cudnn.deterministic
+    try:
+        for operator in operators:
+            operator.fp32_precision = "ieee"
+        backends.cudnn.benchmark, backends.cudnn.deterministic = False, True
+        yield
+    finally:
+        for operator, precision in zip(operators, before, strict=True):
+            operator.fp32_precision = precision
+        backends.cudnn.benchmark, backends.cudnn.deterministic = benchmark, deterministic
+
+
+def _full_precision_before_torch_2_9(device: torch.device) -> Iterator[None]:
+    matmul = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    flags = (
+        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
+        if device.type == "cuda"
+        else nullcontext()
+    )
+    try:
+        torch.set_float32_matmul_precision("highest")
+        with flags:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)

@@ -1,0 +1,160 @@
+"""Components that the whole probe has in common, followed over firings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_decom.evidence import Capture
+from lit_decom.functional.cam import channel_weights
+from lit_decom.functional.shared_basis import SharedBasis, basis_from_gram, channel_gram, exemplars, project
+from lit_decom.methods.decom_cam import DecomCAM
+from lit_decom.tracking import ComponentTracker, Tracked
+
+_PSEUDO_IMAGE = "probe"
+
+
+@dataclass(frozen=True)
+class SharedFindings:
+    """What one firing found of the shared components.
+
+    Attributes:
+        patterns: ``(n, S, h, w)``, the map of each in every image.
+        energy: ``(S,)``, share of the probe's energy.
+        tracked: their identities.
+        gains: ``(S,)``, mean score gain over the images that were scored; NaN where none was.
+        images: ``(S, m)``, the images in which each fires most, padded with -1.
+        boxes: ``(S, m, 4)``, where: x1, y1, x2, y2 in pixels.
+    """
+
+    patterns: Tensor
+    energy: Tensor
+    tracked: Tracked
+    gains: Tensor
+    images: Tensor
+    boxes: Tensor
+
+    def numbers(self) -> dict[str, float]:
+        """Give the curves of each identity: ``shared_energy/<identity>`` and ``shared_gain/<identity>``."""
+        found: dict[str, float] = {}
+        for index, identity in enumerate(self.tracked.identities[0].tolist()):
+            if identity >= 0:
+                found[f"shared_energy/{identity + 1:02d}"] = float(self.energy[index])
+                if self.gains[index].isfinite():
+                    found[f"shared_gain/{identity + 1:02d}"] = float(self.gains[index])
+        return found
+
+
+class SharedComponents:
+    """Decomposes all images of the probe together, and gives the directions an identity over firings.
+
+    In one firing: :meth:`begin`, :meth:`add` each piece, :meth:`finish`.
+
+    Args:
+        n_components: how many directions.
+        frozen: whether the first firing's directions are kept, so that drift away from them shows as a loss of energy.
+        n_scored: how many images are shown to the network through the shared components, to get their score gain; each
+            costs ``n_components`` forward passes.
+        n_exemplars: image regions kept for each component.
+    """
+
+    def __init__(
+        self, n_components: int = 6, *, frozen: bool = False, n_scored: int = 8, n_exemplars: int = 4
+    ) -> None:
+        if n_components < 1:
+            raise ValueError(f"Expected `n_components` to be at least 1, but got {n_components}.")
+        self.n_components, self.frozen = n_components, frozen
+        self.n_scored, self.n_exemplars = n_scored, n_exemplars
+        self.tracker = ComponentTracker(channel_weight=0.0, patience=2)
+        self._basis: SharedBasis | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the last firing's evidence, and keep the directions."""
+        self._gram: Tensor | None = None
+        self._maps: list[Tensor] = []
+        self._first: Capture | None = None
+
+    def add(self, evidence: Capture, method: DecomCAM) -> None:
+        """Take in the class-weighted channel maps of one piece."""
+        weights = channel_weights(evidence.activations, evidence.gradients, method.preset.channel_weight)
+        weights = weights.relu() if method.preset.positive_only else weights
+        maps = evidence.activations * weights[:, :, None, None]
+        gram = channel_gram(maps)
+        self._gram = gram if self._gram is None else self._gram + gram
+        self._maps.append(maps.cpu())
+        self._first = self._first or evidence
+
+    def finish(
+        self,
+        method: DecomCAM,
+        image_size: tuple[int, int],
+        *,
+        step: int,
+        gather: Callable[[Any], list[Any]] = lambda mine: [mine],
+    ) -> SharedFindings | None:
+        """Find the directions of all pieces of all processes, and project this probe on them.
+
+        Args:
+            method: shows images through the components.
+            image_size: ``(H, W)`` of the probe's images.
+            step: number of the firing, rising.
+            gather: collects one object from every process.
+
+        Returns:
+            What was found, the same in every process; None where no image has finite evidence of any energy.
+        """
+        grams = [gram for gram in gather(self._gram if self._gram is None else self._gram.cpu()) if gram is not None]
+        total = torch.stack(grams).sum(dim=0)
+        if not total.any():
+            return None
+        if self._basis is None or not self.frozen:
+            self._basis = basis_from_gram(total, min(self.n_components, len(total)))
+        basis = self._basis
+        mine = self._projected(basis)
+        shares = [share for share in gather((mine, self._gains(method, mine))) if share[0] is not None]
+        patterns = _interleaved([share[0] for share in shares])
+        gains = torch.cat([share[1] for share in shares]).nanmean(dim=0)
+        directions = basis.directions
+        energy = torch.einsum("ck,cd,dk->k", directions, total.to(directions), directions) / total.trace()
+        found = exemplars(patterns, self.n_exemplars, image_size)
+        tracked = self.tracker.update(
+            basis.patterns, energy.clamp(min=0).sqrt()[None], ids=[_PSEUDO_IMAGE], step=step, valid=basis.valid[None]
+        )
+        self.begin()
+        return SharedFindings(patterns, energy.float(), tracked, gains, found.images, found.boxes)
+
+    def _projected(self, basis: SharedBasis) -> Tensor | None:
+        if not self._maps:
+            return None
+        return project(torch.cat(self._maps), basis).components
+
+    def _gains(self, method: DecomCAM, components: Tensor | None) -> Tensor:
+        """Score gains ``(m, S)`` of the first few images of this process."""
+        evidence = self._first
+        if components is None or evidence is None:
+            return torch.empty(0, self.n_components)
+        shown = components[: len(evidence.images)].to(evidence.activations)
+        rows = torch.arange(len(shown), device=shown.device) < self.n_scored
+        finite = shown.isfinite().all(dim=(2, 3)) & (shown.relu().amax(dim=(2, 3)) > 0)
+        scores, reference = method.score(evidence, shown.nan_to_num(), finite & rows[:, None])
+        return (scores - reference[:, None])[: self.n_scored].cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resumed run needs, as tensors and primitives."""
+        basis = None if self._basis is None else dict(vars(self._basis))
+        return {"tracker": self.tracker.state_dict(), "basis": basis}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`state_dict` gave."""
+        self.tracker.load_state_dict(state["tracker"])
+        self._basis = None if state["basis"] is None else SharedBasis(**state["basis"])
+
+
+def _interleaved(shards: list[Tensor]) -> Tensor:
+    """Undo :meth:`lit_decom.Probe.shard`."""
+    world = len(shards)
+    owners = torch.cat([torch.arange(rank, len(shard) * world, world) for rank, shard in enumerate(shards)])
+    return torch.cat(shards)[owners.argsort()]

@@ -1,0 +1,373 @@
+"""Identity of components over the epochs of a training run.
+
+The rank of a component is no identity: ranks swap whenever two singular values cross. A tracker matches every firing's
+components with those of the firing before and numbers them, image by image, so the numbers do not depend on the order
+or the batches in which the images come.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_decom.functional.alignment import (
+    Matching,
+    assign_components,
+    check_weights,
+    component_similarity,
+    invert_assignment,
+    rate_assignment,
+    usable_components,
+)
+
+_STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What one firing did to the components of B images.
+
+    Identities count from 0 within each image and are never given twice, so a curve is named by (image id, identity).
+
+    Attributes:
+        step: The epoch or step of the firing.
+        ids: The B images.
+        seen: ``(B,)`` bool, False for an image without any usable component in this firing: it is left as it was.
+        first: ``(B,)`` bool, True for an image that was never seen before; all its components are births.
+        identities: ``(B, K)`` int64, -1 where a component is not usable.
+        births: ``(B, K)`` bool, True for a new identity.
+        deaths: ``(B, D)`` int64, the identities that ended, padded with -1.
+        flips: ``(B, K)`` bool, True where the component has turned its sign since it was last seen.
+        swaps: ``(B, K)`` bool, True where its rank differs from when it was last seen.
+        similarity: ``(B, K)`` float64 in [0, 1] to the component as last seen; NaN without one.
+        confidence: ``(B, K)`` float64 in [0, 1] that it is the same one, see
+            :func:`lit_decom.functional.alignment.rate_assignment`; NaN without one.
+        drift: ``(B,)`` float64 in [0, 1], 1 minus the mean similarity of the components to those of the image's last
+            sighting, weighted by the mean of their old and new energy share; births and lost components count as
+            dissimilar. NaN for images not seen or seen for the first time. The formula is our choice.
+    """
+
+    step: int
+    ids: tuple[str, ...]
+    seen: Tensor
+    first: Tensor
+    identities: Tensor
+    births: Tensor
+    deaths: Tensor
+    flips: Tensor
+    swaps: Tensor
+    similarity: Tensor
+    confidence: Tensor
+    drift: Tensor
+
+
+@dataclass(frozen=True)
+class _Sighting:
+    """Components of one image that were last seen in one firing, which is `missed` sightings of the image ago."""
+
+    missed: int
+    patterns: Tensor  # (M, ...)
+    loadings: Tensor | None  # (P, M)
+    channels: Tensor | None  # (P,)
+    energies: Tensor  # (M,) shares of the firing's energy
+    ranks: Tensor  # (M,)
+    identities: Tensor  # (M,)
+
+    def keep(self, which: Tensor) -> "_Sighting":
+        loadings = None if self.loadings is None else self.loadings[:, which]
+        rows = {name: getattr(self, name)[which] for name in ("patterns", "energies", "ranks", "identities")}
+        return replace(self, missed=self.missed + 1, loadings=loadings, **rows)
+
+
+@dataclass(frozen=True)
+class _ImageState:
+    step: int
+    next_identity: int
+    sightings: tuple[_Sighting, ...]
+
+
+class ComponentTracker:
+    """Give each component of each image an identity that lasts as long as the component can be recognised.
+
+    Only the last decomposition of each image is kept, plus the components that are waited for.
+
+    An image without a usable component in a firing (its evidence was not finite, or blank), or one that a firing leaves
+    out, is not seen: nothing is born, nothing dies, and its components are matched again when it is next seen.
+
+    Args:
+        min_similarity: A component that resembles no earlier one at least this much is born, in [0, 1].
+        spatial_weight: Share of the spatial patterns in the similarity, relative to `channel_weight`.
+        channel_weight: Share of the channel loadings, where they are given.
+        patience: Sightings of its image that a component may miss and still come back under its identity; it is dead
+            once it missed one more. Those that come back are only offered what would be born otherwise. Such returns
+            are rarer and much less certain than continuations, so by default there are none.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_similarity: float = 0.5,
+        spatial_weight: float = 1.0,
+        channel_weight: float = 1.0,
+        patience: int = 0,
+    ) -> None:
+        if not 0.0 <= min_similarity <= 1.0:
+            raise ValueError(f"Expected `min_similarity` to be between 0 and 1, but got {min_similarity}.")
+        check_weights(spatial_weight, channel_weight, has_loadings=True)
+        if patience < 0:
+            raise ValueError(f"Expected `patience` to be at least 0, but got {patience}.")
+        self.min_similarity = min_similarity
+        self.spatial_weight = spatial_weight
+        self.channel_weight = channel_weight
+        self.patience = patience
+        self._images: dict[str, _ImageState] = {}
+
+    def update(
+        self,
+        patterns: Tensor,
+        singular_values: Tensor,
+        *,
+        ids: Sequence[str],
+        step: int,
+        loadings: Tensor | None = None,
+        channels: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> Tracked:
+        """Name the components of one firing.
+
+        Images of one firing may come in several calls. If a call raises, no image has changed.
+
+        Args:
+            patterns: ``(B, K, ...)`` spatial patterns, of any scale, by descending singular value.
+            singular_values: ``(B, K)``.
+            ids: Names of the B images, all different.
+            step: Epoch or step of the firing, above that of every image's last sighting.
+            loadings: ``(B, P, K)`` channel side of the components, always or never given for an image.
+            channels: ``(B, P)`` the channel of each row of `loadings`, -1 for padding.
+            valid: ``(B, K)`` bool, False for padding. Components that are not finite are not valid either.
+
+        Raises:
+            ValueError: If shapes do not fit together, an id comes twice, or `step` is not above an image's last one.
+        """
+        if self.channel_weight == 0:
+            loadings = channels = None
+        check_weights(self.spatial_weight, self.channel_weight, has_loadings=loadings is not None)
+        usable = usable_components(patterns, loadings, valid)
+        if singular_values.shape != usable.shape:
+            raise ValueError(
+                f"Expected `singular_values` to have shape {tuple(usable.shape)}, "
+                f"but got {tuple(singular_values.shape)}."
+            )
+        usable = (usable & singular_values.isfinite()).cpu()
+        self._check_ids(ids, len(usable), step)
+        firing = _on_cpu(patterns, singular_values, loadings, channels)
+        events, deaths, states = _nothing_seen(*usable.shape), [torch.empty(0, dtype=torch.int64)] * len(usable), {}
+        for index, (name, present) in enumerate(zip(ids, usable, strict=True)):
+            if present.any():
+                state = self._images.get(name, _ImageState(step, 0, ()))
+                row = {event: column[index] for event, column in events.items()}
+                sighting = _sighting({part: batch[index] for part, batch in firing.items()}, present)
+                states[name], deaths[index] = self._follow(state, sighting, step, row)
+        self._images.update(states)
+        device = patterns.device
+        columns = {event: column.to(device) for event, column in events.items()}
+        return Tracked(step=step, ids=tuple(ids), deaths=_padded(deaths).to(device), **columns)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything a resumed run needs, as tensors and primitives."""
+        images = {
+            name: {**vars(state), "sightings": [dict(vars(sighting)) for sighting in state.sightings]}
+            for name, state in self._images.items()
+        }
+        return {"version": _STATE_VERSION, "images": images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: If `state` is of another version.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise ValueError(
+                f"Expected `state` to be a tracker's state of version {_STATE_VERSION}, but got {state.get('version')}."
+            )
+        self._images = {
+            name: _ImageState(
+                image["step"], image["next_identity"], tuple(_restored(sighting) for sighting in image["sightings"])
+            )
+            for name, image in state["images"].items()
+        }
+
+    def _check_ids(self, ids: Sequence[str], n_images: int, step: int) -> None:
+        if len(ids) != n_images or len(set(ids)) != n_images:
+            raise ValueError(f"Expected `ids` to name {n_images} different images, but got {list(ids)}.")
+        for name in ids:
+            if name in self._images and step <= self._images[name].step:
+                raise ValueError(
+                    f"Expected `step` to be above {self._images[name].step}, the last step of image {name!r}, "
+                    f"but got {step}."
+                )
+
+    def _follow(
+        self, state: _ImageState, new: _Sighting, step: int, row: dict[str, Tensor]
+    ) -> tuple[_ImageState, Tensor]:
+        """Match one image's components with its earlier ones, fill in its row of events, return the deaths."""
+        n_new = len(new.ranks)
+        nothing = torch.zeros(0, n_new, dtype=torch.float64)
+        cosines = torch.cat([nothing, *(self._cosines(old, new) for old in state.sightings)])
+        match = self._match(cosines, len(state.sightings[0].ranks) if state.sightings else 0)
+        origin = invert_assignment(match.assignment, n_new)[0]
+        known = origin >= 0
+        source = origin[known]
+
+        births = (~known).cumsum(0) - 1 + state.next_identity
+        identities = torch.where(known, 0, births)
+        identities[known] = _gathered(state, "identities")[source]
+        new = replace(new, identities=identities)
+        sightings, deaths = self._waiting(state, match.assignment[0] < 0)
+
+        at = new.ranks
+        row["seen"][...], row["first"][...] = True, not state.sightings
+        row["identities"][at] = identities
+        row["births"][at] = ~known
+        row["flips"][at[known]] = match.signs[0, source] < 0
+        row["swaps"][at[known]] = _gathered(state, "ranks")[source] != at[known]
+        row["similarity"][at[known]] = match.similarity[0, source]
+        row["confidence"][at[known]] = match.confidence[0, source]
+        if state.sightings:
+            row["drift"][...] = _drift(state.sightings[0], new, match.similarity[0], match.assignment[0])
+        next_identity = state.next_identity + int((~known).sum())
+        return _ImageState(step, next_identity, (new, *sightings)), deaths
+
+    def _match(self, cosines: Tensor, n_last: int) -> Matching:
+        """Match the components of the last sighting, which come first, and then those that are waited for.
+
+        Those that are waited for get what is left, so that patience can turn births into returns and nothing else.
+        """
+        table = cosines.unsqueeze(0)
+        last, waiting = table[:, :n_last], table[:, n_last:]
+        free = torch.ones(1, table.shape[2], dtype=torch.bool)
+        assignments = []
+        for part in (last, waiting):
+            everyone = torch.ones(1, part.shape[1], dtype=torch.bool)
+            found = assign_components(part, everyone, free, min_similarity=self.min_similarity).assignment
+            free = free & (invert_assignment(found, table.shape[2]) < 0)
+            assignments.append(found)
+        return rate_assignment(table, torch.cat(assignments, dim=1))
+
+    def _cosines(self, old: _Sighting, new: _Sighting) -> Tensor:
+        return component_similarity(
+            old.patterns.unsqueeze(0),
+            new.patterns.unsqueeze(0),
+            loadings=_batched(old.loadings),
+            new_loadings=_batched(new.loadings),
+            channels=_batched(old.channels),
+            new_channels=_batched(new.channels),
+            spatial_weight=self.spatial_weight,
+            channel_weight=self.channel_weight,
+        )[0]
+
+    def _waiting(self, state: _ImageState, lost: Tensor) -> tuple[list[_Sighting], Tensor]:
+        """Keep the unmatched components that may still come back; the identities of the others are dead."""
+        sightings, deaths = [], [torch.empty(0, dtype=torch.int64)]
+        parts = torch.split(lost, [len(old.ranks) for old in state.sightings])
+        for old, part in zip(state.sightings, parts, strict=True):
+            rest = old.keep(part)
+            if rest.missed > self.patience:
+                deaths.append(rest.identities)
+            elif part.any():
+                sightings.append(rest)
+        return sightings, torch.cat(deaths)
+
+
+def summarize(tracked: Tracked) -> dict[str, float]:
+    """Reduce a firing to scalars, over the images that were also seen before; NaN where there is none.
+
+    Returns:
+        "births", "deaths", "flips" and "swaps" per image, mean "drift" of the images, mean "similarity" and
+        "confidence" of the components that are not births.
+    """
+    images = tracked.seen & ~tracked.first
+    counts = {
+        "births": tracked.births,
+        "deaths": tracked.deaths >= 0,
+        "flips": tracked.flips,
+        "swaps": tracked.swaps,
+    }
+    scalars = {name: events[images].sum(1).double().mean() for name, events in counts.items()}
+    scalars |= {name: getattr(tracked, name).nanmean() for name in ("drift", "similarity", "confidence")}
+    return {name: float(value) for name, value in scalars.items()}
+
+
+def _on_cpu(
+    patterns: Tensor, singular_values: Tensor, loadings: Tensor | None, channels: Tensor | None
+) -> dict[str, Tensor]:
+    """Bring a firing to where it is kept until the next one, without the parts that are not given."""
+    firing = {"patterns": patterns, "singular_values": singular_values}
+    if loadings is not None:
+        firing["loadings"] = loadings
+    firing = {name: part.detach().cpu().float() for name, part in firing.items()}
+    if loadings is not None and channels is not None:
+        firing["channels"] = channels.detach().cpu()
+    return firing
+
+
+def _sighting(image: dict[str, Tensor], present: Tensor) -> _Sighting:
+    """Copy one image's usable components."""
+    ranks = present.nonzero().flatten()
+    energies = image["singular_values"].double()[ranks].square()
+    return _Sighting(
+        missed=0,
+        patterns=image["patterns"][ranks],
+        loadings=image["loadings"][:, ranks] if "loadings" in image else None,
+        channels=image["channels"].clone() if "channels" in image else None,
+        energies=energies / energies.sum().clamp(min=torch.finfo(torch.float64).tiny),
+        ranks=ranks,
+        identities=torch.full_like(ranks, -1),
+    )
+
+
+def _restored(saved: dict[str, Any]) -> _Sighting:
+    values: dict[str, Any] = {
+        name: value.cpu() if isinstance(value, Tensor) else value for name, value in saved.items()
+    }
+    return _Sighting(**values)
+
+
+def _batched(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.unsqueeze(0)
+
+
+def _gathered(state: _ImageState, name: str) -> Tensor:
+    return torch.cat([getattr(sighting, name) for sighting in state.sightings] or [torch.empty(0, dtype=torch.int64)])
+
+
+def _drift(last: _Sighting, new: _Sighting, similarity: Tensor, assignment: Tensor) -> float:
+    """Compare a sighting with the one right before; the earlier components come first in the matching."""
+    similarity, assignment = similarity[: len(last.ranks)], assignment[: len(last.ranks)]
+    kept = assignment >= 0
+    weights = (last.energies[kept] + new.energies[assignment[kept]]) / 2
+    return min(max(1.0 - float((weights * similarity[kept]).sum()), 0.0), 1.0)
+
+
+def _nothing_seen(n_images: int, n_components: int) -> dict[str, Tensor]:
+    """Make the events of :class:`Tracked`, deaths apart, of images that are not seen."""
+    shape = (n_images, n_components)
+    events = {name: torch.zeros(shape, dtype=torch.bool) for name in ("births", "flips", "swaps")}
+    events |= {name: torch.full(shape, torch.nan, dtype=torch.float64) for name in ("similarity", "confidence")}
+    events |= {name: torch.zeros(n_images, dtype=torch.bool) for name in ("seen", "first")}
+    events["drift"] = torch.full((n_images,), torch.nan, dtype=torch.float64)
+    events["identities"] = torch.full(shape, -1)
+    return events
+
+
+def _padded(rows: list[Tensor]) -> Tensor:
+    table = torch.full((len(rows), max(map(len, rows), default=0)), -1)
+    for index, row in enumerate(rows):
+        table[index, : len(row)] = row
+    return table
