@@ -1,7 +1,8 @@
-"""Explaining a whole probe, with or without a Trainer."""
+"""Explaining and scoring a whole probe, with or without a Trainer."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -9,10 +10,15 @@ from torch import Tensor, nn
 
 from lit_decom.evidence import Capture, ReadLogits, Targets, capture
 from lit_decom.functional.complexity import effective_rank
+from lit_decom.isolation import isolated_random_state
 from lit_decom.methods.decom_cam import DecomCAM, Decomposition
-from lit_decom.models.layers import TargetLayer
+from lit_decom.metrics.base import PerImageMetric
+from lit_decom.metrics.stratified import Strata
+from lit_decom.models.layers import TargetLayer, resolve_layer
 from lit_decom.probe import Probe
+from lit_decom.scoring import Score, Scoreboard, default_metrics
 
+NEW_HEAD = "new_head"
 TargetPolicy = Literal["label", "predicted", "contrast"] | int | Callable[[Tensor, Tensor], Tensor]
 
 
@@ -168,3 +174,83 @@ def summary(decomposition: Decomposition) -> dict[str, float]:
     numbers["nonfinite_images"] = float((~finite).sum())
     numbers["uniform_weights"] = float(decomposition.fallback.sum())
     return numbers
+
+
+def evaluate(
+    model: nn.Module,
+    layer: TargetLayer,
+    probe: Probe,
+    method: DecomCAM = DecomCAM(),  # noqa: B008 -- frozen
+    *,
+    metrics: Sequence[PerImageMetric] | Mapping[str, PerImageMetric] | None = None,
+    strata: Strata = "correctness",
+    baselines: Sequence[str] = ("grad_cam",),
+    target: TargetPolicy = "label",
+    class_accuracy: Tensor | None = None,
+    new_head: bool = True,
+    intervals: bool = True,
+    batch_size: int = 16,
+) -> list[Score]:
+    """Score the explanations of a network as it is, beside baselines and chance, with intervals.
+
+    Args:
+        model: the network; left as it is.
+        layer: what is explained.
+        probe: what is explained.
+        method: how.
+        metrics: as for :class:`lit_decom.scoring.Scoreboard`; the default set for this probe when None.
+        strata: likewise.
+        baselines: likewise.
+        target: as for :func:`explain`.
+        class_accuracy: ``(N,)`` over the whole validation set, for strata by it.
+        new_head: whether the same network with a head drawn anew is scored, too: what explanations owe to the features
+            alone.
+        intervals: whether to bootstrap over the images.
+        batch_size: images at once.
+
+    Returns:
+        Every score.
+    """
+    caption = target if isinstance(target, str) else repr(target)
+    board = Scoreboard(
+        default_metrics(probe) if metrics is None else metrics, strata=strata, baselines=baselines, target=caption
+    )
+    board.require(probe)
+    bare = Scoreboard(board.metrics, strata=strata, baselines=(), chance=False, target=caption)
+    networks = [(model, board)] + ([(with_new_head(model), bare)] if new_head else [])
+    for network, scores in networks:
+        # The layer of the copy goes by the same name.
+        its_layer = layer if network is model else resolve_layer(network, layer.name)
+        for piece in explain(network, its_layer, method, probe, target=target, batch_size=batch_size):
+            scores.update(
+                piece.probe,
+                piece.capture,
+                piece.decomposition,
+                model=network,
+                layer=its_layer,
+                method=method,
+                class_accuracy=class_accuracy,
+            )
+    found = board.scores(intervals=intervals)
+    if new_head:
+        over = bare.beaten_by(board) if intervals else {}
+        found += [
+            replace(score, explanation=NEW_HEAD, over=over.get(score.metric) if score.stratum == "all" else None)
+            for score in bare.scores(intervals=intervals)
+        ]
+    return found
+
+
+def with_new_head(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Copy a network and draw the parameters of its last layer anew, without touching any global random state.
+
+    Raises:
+        ValueError: if no submodule knows how to draw its parameters.
+    """
+    copy = deepcopy(model)
+    heads = [module for module in copy.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not heads:
+        raise ValueError(f"Expected {type(model).__name__} to end in a linear or convolutional layer, but found none.")
+    with isolated_random_state(seed):
+        heads[-1].reset_parameters()
+    return copy

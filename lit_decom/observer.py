@@ -162,6 +162,12 @@ class Observer:
             "torch": torch.__version__,
         }
 
+    @property
+    def directions(self) -> dict[str, bool | None]:
+        """By the name of each metric, whether higher is better."""
+        metrics = {} if self.scoreboard is None else self.scoreboard.metrics
+        return {"score_gain": True} | {name: metric.higher_is_better for name, metric in metrics.items()}
+
     # ----- at each firing
 
     def observe(
@@ -185,11 +191,17 @@ class Observer:
         Returns:
             The record, the same in every process.
         """
-        process = process or Process()
+        # What is remembered outlives this call, and a tensor made in inference mode could not be used freely later.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return self._observe(model, epoch, step, process or Process(), advance or (lambda _images: None))
+
+    def _observe(
+        self, model: nn.Module, epoch: int, step: int, process: Process, advance: Callable[[int], None]
+    ) -> EpochRecord:
         probe = _known(self.probe)
         # Counted here, since two validations may fall between two optimizer steps.
         self.firings += 1
-        findings, seconds = self._findings(model, epoch, process, advance or (lambda _images: None))
+        findings, seconds = self._findings(model, epoch, process, advance)
         numbers = summary(findings.decomposition) | {"seconds": seconds} | self._scores(findings, epoch, process)
         tracked = self._track(findings)
         numbers |= _tracked_numbers(tracked, findings)
@@ -289,12 +301,19 @@ class Observer:
         return self.tracker.update(
             decomposition.components,
             decomposition.singular_values,
-            ids=_known(self.probe).ids,
+            ids=self._tracked_ids(findings),
             step=self.firings,
             loadings=decomposition.loadings,
             channels=decomposition.channels,
             valid=decomposition.valid,
         )
+
+    def _tracked_ids(self, findings: Findings) -> list[str]:
+        """Names under which components are followed: those of another class are others."""
+        ids = _known(self.probe).ids
+        if self.target not in ("predicted", "contrast"):
+            return list(ids)
+        return [f"{image}@{target}" for image, target in zip(ids, findings.targets.tolist(), strict=True)]
 
     def _share_basis(self, process: Process) -> SharedFindings | None:
         if self.shared is None:
@@ -331,6 +350,7 @@ def _tracked_numbers(tracked: Tracked, findings: Findings) -> dict[str, float]:
         alive = tracked.identities == cohort
         if alive.any():
             numbers[f"score_gain/component_{cohort + 1:02d}"] = decomposition.score_gains[alive].mean().item()
+            numbers[f"count/component_{cohort + 1:02d}"] = float(alive.sum())
             numbers[f"explained_energy/component_{cohort + 1:02d}"] = decomposition.explained_energy[alive].mean().item()
     return numbers
 

@@ -228,6 +228,16 @@ class Probe:
         return Probe(**moved)
 
 
+def images_and_labels(batch: Any, unpack: Unpack | None = None) -> tuple[Tensor, Tensor]:
+    """Find the images ``(B, C, H, W)`` and class indices ``(B,)`` of a collated batch.
+
+    Raises:
+        ValueError: if the batch is not understood.
+    """
+    images, target = _parts_of(batch) if unpack is None else unpack(batch)
+    return images, target["label"] if isinstance(target, Mapping) else target
+
+
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple):
         return tuple(_moved(entry, device) for entry in value)

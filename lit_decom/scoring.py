@@ -229,6 +229,21 @@ class Scoreboard:
         return {"ossms": upsample(turned.relu(), size).clamp(min=0), "valid": decomposition.valid}
 
     @property
+    def metrics(self) -> dict[str, PerImageMetric]:
+        """The metrics by name."""
+        return {name: wrapper.metric for name, wrapper in self._boards.get(_OWN, {}).items()}
+
+    def beaten_by(self, other: "Scoreboard") -> dict[str, tuple[float, float]]:
+        """By metric, the bootstrap interval of what another network's explanations of the same images are better by."""
+        found = {}
+        for name, wrapper in self._boards.get(_OWN, {}).items():
+            theirs = other._boards[_OWN][name].per_image()[0]  # noqa: SLF001
+            better = _better_by(theirs, wrapper.per_image()[0], wrapper.higher_is_better)
+            if better is not None:
+                found[name] = _ends(bootstrap_interval(better[:, None], lambda drawn: drawn.mean()))
+        return found
+
+    @property
     def captions(self) -> list[str]:
         """Every metric with its conventions and strata."""
         return [repr(wrapper) for wrapper in self._boards.get(_OWN, {}).values()]

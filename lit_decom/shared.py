@@ -107,14 +107,15 @@ class SharedComponents:
             What was found, the same in every process; None where no image has finite evidence of any energy.
         """
         grams = [gram for gram in gather(self._gram if self._gram is None else self._gram.cpu()) if gram is not None]
-        total = torch.stack(grams).sum(dim=0)
-        if not total.any():
+        if not grams or not any(gram.any() for gram in grams):
             return None
+        total = torch.stack(grams).sum(dim=0)
         if self._basis is None or not self.frozen:
             self._basis = basis_from_gram(total, min(self.n_components, len(total)))
         basis = self._basis
         mine = self._projected(basis)
-        shares = [share for share in gather((mine, self._gains(method, mine))) if share[0] is not None]
+        gains = None if mine is None else self._gains(method, mine)
+        shares = [share for share in gather((mine, gains)) if share[0] is not None]
         patterns = _interleaved([share[0] for share in shares])
         gains = torch.cat([share[1] for share in shares]).nanmean(dim=0)
         directions = basis.directions
@@ -131,11 +132,11 @@ class SharedComponents:
             return None
         return project(torch.cat(self._maps), basis).components
 
-    def _gains(self, method: DecomCAM, components: Tensor | None) -> Tensor:
+    def _gains(self, method: DecomCAM, components: Tensor) -> Tensor:
         """Score gains ``(m, S)`` of the first few images of this process."""
         evidence = self._first
-        if components is None or evidence is None:
-            return torch.empty(0, self.n_components)
+        if evidence is None:
+            raise RuntimeError("Call `add` with each piece before `finish`.")
         shown = components[: len(evidence.images)].to(evidence.activations)
         rows = torch.arange(len(shown), device=shown.device) < self.n_scored
         finite = shown.isfinite().all(dim=(2, 3)) & (shown.relu().amax(dim=(2, 3)) > 0)

@@ -69,3 +69,49 @@ def _(
     logger: TensorBoardLogger, key: str, steps: Sequence[int], series: Mapping[str, Sequence[float]], title: str
 ) -> None:
     logger.experiment.add_figure(key, contribution_curves(steps, series, title=title), steps[-1])
+
+
+@singledispatch
+def log_probe(
+    logger: Logger, key: str, ids: Sequence[str], names: Sequence[str], images: Sequence[Image.Image]
+) -> None:
+    """Show a logger once which images are explained; one that has no word for tables gets nothing.
+
+    Args:
+        logger: one of the Trainer's.
+        key: such as ``decomcam/probe``.
+        ids: of the images, as captions name them later.
+        names: of their classes.
+        images: the pictures.
+    """
+
+
+@log_probe.register
+def _(
+    logger: WandbLogger, key: str, ids: Sequence[str], names: Sequence[str], images: Sequence[Image.Image]
+) -> None:
+    import wandb
+
+    rows = [
+        [image_id, name, wandb.Image(image, file_type="jpg")]
+        for image_id, name, image in zip(ids, names, images, strict=True)
+    ]
+    logger.log_table(key, columns=["id", "class", "image"], data=rows)
+
+
+@singledispatch
+def describe_metrics(logger: Logger, directions: Mapping[str, bool | None]) -> None:
+    """Tell a logger which value of a run stands for it, where it can tell.
+
+    Args:
+        logger: one of the Trainer's.
+        directions: by key whether higher is better; None where there is no better.
+    """
+
+
+@describe_metrics.register
+def _(logger: WandbLogger, directions: Mapping[str, bool | None]) -> None:
+    best = {True: "max,last", False: "min,last", None: "last"}
+    for key, direction in directions.items():
+        # By exact name: of overlapping patterns, WandbLogger's own "*" among them, W&B picks one at random.
+        logger.experiment.define_metric(key, step_metric="trainer/global_step", summary=best[direction])

@@ -1,5 +1,6 @@
 """Lightning callbacks."""
 
 from lit_decom.callbacks.decom_cam import DecomCAMCallback
+from lit_decom.callbacks.replay import ReplayCallback
 
-__all__ = ["DecomCAMCallback"]
+__all__ = ["DecomCAMCallback", "ReplayCallback"]

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
+from lit_decom.callbacks.answers import Answers
 from lit_decom.callbacks.host import (
     Monitors,
     has_validation,
@@ -21,7 +22,7 @@ from lit_decom.callbacks.host import (
     run_directory,
     this_process,
 )
-from lit_decom.callbacks.pictures import curves_of, grid_of
+from lit_decom.callbacks.reporting import Reporter, class_gains
 from lit_decom.evaluation import TargetPolicy
 from lit_decom.evidence import ReadLogits
 from lit_decom.methods.decom_cam import DecomCAM
@@ -30,8 +31,8 @@ from lit_decom.metrics.stratified import Strata
 from lit_decom.observer import Observer
 from lit_decom.probe import Probe, Unpack
 from lit_decom.records import EpochRecord, RunDirectory, RunDirectoryError
+from lit_decom.report import write_report
 from lit_decom.shared import SharedComponents
-from lit_decom.sinks import log_curves, log_images
 
 _DEFAULT_PROBE_SIZE = 64
 
@@ -70,6 +71,7 @@ class DecomCAMCallback(pl.Callback):
             ``label``.
         logits: reads the logits from what the module returns, where they are neither a tensor, nor under ``logits``.
         dirpath: the run directory; by default the logger's own for this run.
+        report: whether the run is written as one HTML page at the end of ``fit``.
         prefix: of all keys; give two callbacks on one Trainer different ones.
         strict: whether an error while explaining or reporting ends the training, instead of being warned about and
             counted under ``decomcam/errors``.
@@ -100,6 +102,7 @@ class DecomCAMCallback(pl.Callback):
         unpack: Unpack | None = None,
         logits: ReadLogits | None = None,
         dirpath: str | Path | None = None,
+        report: bool = False,
         prefix: str = "decomcam",
         strict: bool = False,
     ) -> None:
@@ -119,6 +122,8 @@ class DecomCAMCallback(pl.Callback):
         self.probe = probe if isinstance(probe, Probe) else None
         self.target_layer, self.every_n_epochs, self.n_drawn = target_layer, every_n_epochs, n_drawn
         self.prefix, self.strict, self.dirpath = prefix, strict, None if dirpath is None else Path(dirpath)
+        self.report = report
+        self._sharing: dict[str, Any] = {"n_components": shared_components, "frozen": freeze_shared}
         self._reading: dict[str, Any] = {
             "n": probe if isinstance(probe, int) else _DEFAULT_PROBE_SIZE,
             "seed": seed,
@@ -141,14 +146,22 @@ class DecomCAMCallback(pl.Callback):
 
     def _begin(self) -> None:
         """Forget the run before: one callback may serve several, as in a sweep."""
-        self.observer = Observer(**self._observing)
+        self.observer = self._new_observer()
         self.directory: RunDirectory | None = None
+        self.report_path: Path | None = None
         self.last_record: EpochRecord | None = None
         self.errors = 0
         self._run_id = uuid.uuid4().hex
         self._resumed: dict[str, Any] = {}
         self._history: list[dict[str, float]] = []
         self._warned: set[tuple[str, type[Exception]]] = set()
+        self._answers = Answers()
+        self._described: set[str] = set()
+
+    @property
+    def needs_class_accuracy(self) -> bool:
+        """Whether the accuracy of every class over the whole validation set must be known."""
+        return bool(self._observing["strata"] == "class_accuracy")
 
     def _new_observer(self) -> Observer:
         shared = SharedComponents(**self._sharing) if self._sharing["n_components"] else None
@@ -186,6 +199,26 @@ class DecomCAMCallback(pl.Callback):
         if not has_validation(trainer):
             self._fire_if_due(trainer, pl_module, after_training_epoch=True)
 
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.report and self.directory is not None and self.last_record is not None:
+            with self._forgiving("write the report"):
+                self.report_path = write_report([self.directory.path])
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self.needs_class_accuracy and not trainer.sanity_checking and dataloader_idx == 0:
+            with self._forgiving("count right and wrong answers"):
+                self._answers.count(pl_module, batch, self._reading["unpack"], self._observing["logits"])
+
     def _fire_if_due(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, after_training_epoch: bool = False
     ) -> None:
@@ -221,8 +254,11 @@ class DecomCAMCallback(pl.Callback):
         if self.target_layer is None:
             layer = self.observer.settings["target_layer"]
             rank_zero_info(f"DecomCAM explains `target_layer={layer!r}` ({grid[0]} x {grid[1]} positions).")
-        if fitting and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._keeps_records(trainer):
             self._open_directory(trainer, probe)
+
+    def _keeps_records(self, trainer: pl.Trainer) -> bool:
+        return trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def _refuse_changed_probe(self, probe: Probe) -> None:
         before = self._resumed.get("probe_digest")
@@ -254,18 +290,21 @@ class DecomCAMCallback(pl.Callback):
 
     # ----- at each firing
 
-    def _fire(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
+    def _fire(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int, step: int) -> None:
         numbers: dict[str, float] = {}
         probe = _known(self.probe)
         with self._forgiving("explain the probe"):
+            if self.needs_class_accuracy:
+                self.observer.class_accuracy = self._answers.accuracy(this_process(trainer))
             with progress(trainer, len(probe), "DecomCAM") as advance:
                 record = self.observer.observe(
-                    pl_module, epoch=trainer.current_epoch, step=step, process=this_process(trainer), advance=advance
+                    pl_module, epoch=epoch, step=step, process=this_process(trainer), advance=advance
                 )
             self.last_record = record
             numbers = dict(record.numbers)
             if trainer.state.fn == "fit":
-                self._history.append({"step": step, "epoch": record.epoch, **numbers})
+                names = _known(self.probe).class_names
+                self._history.append({"step": step, "epoch": record.epoch, **numbers, **class_gains(record, names)})
             if trainer.is_global_zero:
                 self._report(trainer, record)
         values = {f"{self.prefix}/{name}": value for name, value in numbers.items()}
@@ -277,23 +316,18 @@ class DecomCAMCallback(pl.Callback):
 
     def _report(self, trainer: pl.Trainer, record: EpochRecord) -> None:
         """Keep the record and draw from it; what fails here is missing from the report and from nothing else."""
-        keeping = self.directory is not None and trainer.state.fn == "fit"
-        if keeping:
+        directory = self.directory if self._keeps_records(trainer) else None
+        reporter = Reporter(trainer.loggers, self.prefix, self.n_drawn)
+        if directory is not None:
             with self._forgiving("keep the record"):
-                record.save(_known(self.directory).path)
-        if self.n_drawn:
-            with self._forgiving("draw the OSSM grid"):
-                picture, caption = grid_of(record, _known(self.probe), self.n_drawn)
-                if keeping:
-                    _known(self.directory).save_picture(picture, record)
-                for logger in trainer.loggers:
-                    log_images(logger, f"{self.prefix}/ossms", [picture], [caption], record.step)
-        if trainer.state.fn != "fit":
-            return
-        with self._forgiving("draw the gain curves"):
-            steps, series = curves_of(self._history)
-            for logger in trainer.loggers:
-                log_curves(logger, f"{self.prefix}/gain_curves", steps, series, "Score gain by rank")
+                record.save(directory.path)
+        with self._forgiving("draw the OSSM grid"):
+            reporter.draw(record, _known(self.probe), directory)
+        if trainer.state.fn == "fit":
+            with self._forgiving("describe the values"):
+                reporter.describe(_known(self.probe), record.numbers, self.observer.directions, self._described)
+            with self._forgiving("draw the gain curves"):
+                reporter.chart(self._history)
 
     @contextmanager
     def _forgiving(self, what: str) -> Iterator[None]:

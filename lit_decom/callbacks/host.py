@@ -1,6 +1,6 @@
 """What the callback must ask of a Trainer: data, steps, directories, a progress bar; all of Lightning's privates."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -109,6 +109,13 @@ def logged_step(trainer: pl.Trainer, *, after_training_epoch: bool) -> int:
     """The step under which Lightning logs scalars of the running epoch-end hook, so that pictures stand beside them."""
     stepped = trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001 -- what the logger connector itself uses
     return max(int(stepped) - (1 if after_training_epoch else 0), 0)
+
+
+def step_of_checkpoint(checkpoint: Mapping[str, Any]) -> int:
+    """The step under which Lightning logged the validation that this checkpoint was saved after."""
+    stepped = checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"]
+    # Counted on between a validation in the middle of an epoch and one at its end.
+    return max(min(int(stepped), int(checkpoint["global_step"]) - 1), 0)
 
 
 def run_directory(trainer: pl.Trainer, prefix: str) -> Path:

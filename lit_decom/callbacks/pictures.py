@@ -42,10 +42,3 @@ def _row_caption(record: EpochRecord, names: Sequence[str] | None, row: int) -> 
     confidence = float(record.logits[row].softmax(dim=0)[prediction])
     verdict = "✓" if label == prediction else f"→ {name(prediction)}"
     return f"{name(label)} {verdict} {confidence:.0%}"
-
-
-def curves_of(history: Sequence[Mapping[str, float]]) -> tuple[list[int], dict[str, list[float]]]:
-    """Arrange the gains of all firings by rank: the steps, and one line per rank, NaN where there is no value."""
-    keys = sorted({key for numbers in history for key in numbers if key.startswith("score_gain/")})
-    steps = [int(numbers["step"]) for numbers in history]
-    return steps, {key.split("/")[1]: [numbers.get(key, float("nan")) for numbers in history] for key in keys}

@@ -115,10 +115,10 @@ def random_orthogonal_basis(
 
 
 def _orthogonal_factor(matrices: Tensor) -> Tensor:
-    q: Tensor
     q, r = torch.linalg.qr(matrices)
     # LAPACK's signs are its own affair; a positive diagonal of R makes the factor unique and its law uniform
-    return q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    factor: Tensor = q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    return factor
 
 
 def _bump(size: int, sigma: float, device: torch.device | str) -> Tensor:

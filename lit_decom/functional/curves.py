@@ -79,7 +79,7 @@ def mean_absolute_change(identities: Tensor, values: Tensor) -> CurveChange:
     """
     _check_shapes(identities, values, 3)
     old, new = identities[:-1], identities[1:]
-    same = (new.unsqueeze(3) == old.unsqueeze(2)) & (new >= 0).unsqueeze(3)
+    same = new.unsqueeze(3) == old.unsqueeze(2)
     partner = torch.where(same, values[:-1].unsqueeze(2), 0.0).sum(3)
     by_identity = torch.where(same.any(3), (values[1:] - partner).abs(), torch.nan)
     by_rank = torch.where((old >= 0) & (new >= 0), values.diff(dim=0).abs(), torch.nan)

@@ -131,7 +131,7 @@ def test_streaming_equals_direct_and_never_makes_more_than_a_chunk(model, scene,
 def test_a_map_without_an_order_is_undefined_costs_nothing_and_spoils_no_other(model, scene, curve):
     images, maps, substrate = scene
     clean = perturbation_logits(images, maps, chunked(model), substrate, curve=curve, n_steps=4)
-    maps[0], maps[1, 2, 2], maps[3] = 0.0, torch.nan, 0.7
+    maps[0], maps[1, 2, 2], maps[3, 1, 1] = 0.7, torch.nan, torch.inf
     calls = []
     logits = perturbation_logits(images, maps, chunked(model, 3, calls), substrate, curve=curve, n_steps=4)
     assert logits.isnan().all(dim=(1, 2)).tolist() == [True, True, False, True, False]

@@ -206,7 +206,7 @@ def test_a_map_without_an_order_is_undefined_and_costs_nothing(scene):
     images, maps = scene
     noise = torch.zeros(3, *SIZE)
     clean = road_logits(images, maps, direct, noise, percentages=(50,))
-    maps[0], maps[2, 0, 0] = 0.0, torch.nan
+    maps[0], maps[2, 0, 0] = 0.0, torch.inf
     seen = []
 
     def counting(rows, alter):

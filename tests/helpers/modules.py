@@ -69,16 +69,16 @@ class Tiny(pl.LightningModule):
             self.first[1].eval()
             self.first[1].requires_grad_(requires_grad=False)
 
-    def training_step(self, batch: Any, _batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         images, labels = batch
         loss = F.cross_entropy(self(images), labels)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         return loss
 
-    def validation_step(self, batch: Any, _batch_idx: int, _dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.log("val/loss", F.cross_entropy(self(batch[0]), batch[1]))
 
-    def test_step(self, batch: Any, _batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         self.log("test/loss", F.cross_entropy(self(batch[0]), batch[1]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -107,6 +107,21 @@ class TinyFaulty(Tiny):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.drop(self.fault(self.second(self.first(images)).mean(dim=(2, 3)))))
+
+
+class Keep(pl.callbacks.Checkpoint):
+    """Saves every epoch, or every batch, after all other callbacks had their turn, as `ModelCheckpoint` does."""
+
+    def __init__(self, folder: Path, *, every_batch: bool = False) -> None:
+        self.folder, self.every_batch = folder, every_batch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.every_batch:
+            trainer.save_checkpoint(self.folder / f"epoch={trainer.current_epoch}.ckpt")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if self.every_batch:
+            trainer.save_checkpoint(self.folder / f"step={trainer.global_step}.ckpt")
 
 
 def seed_all(seed: int) -> None:
@@ -152,7 +167,7 @@ def trainer(root: Path, *callbacks: pl.Callback, **arguments: Any) -> pl.Trainer
         "devices": 1,
         "max_epochs": 1,
         "logger": False,
-        "enable_checkpointing": any(isinstance(entry, pl.callbacks.ModelCheckpoint) for entry in callbacks),
+        "enable_checkpointing": any(isinstance(entry, pl.callbacks.Checkpoint) for entry in callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "default_root_dir": root,

@@ -60,7 +60,8 @@ def golden():
     network = Golden()
     weights = {name.removeprefix("weight."): value for name, value in vectors.items() if name.startswith("weight.")}
     network.load_state_dict(weights)
-    return network.eval(), SimpleNamespace(**{name: value for name, value in vectors.items() if "." not in name})
+    per_image = {name: value for name, value in vectors.items() if "." not in name and value.ndim > 0}
+    return network.eval(), SimpleNamespace(**per_image)
 
 
 class Patches(nn.Module):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def identities_at(plan: Plan, epoch: int) -> list[int]:
     return names[::-1] if plan.turned else names
 
 
+@lru_cache(maxsize=8)
 def probe_of(plan: Plan) -> Probe:
     """Images with a coloured blob where each component looks."""
     generator = torch.Generator().manual_seed(0)

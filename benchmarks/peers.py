@@ -1,0 +1,48 @@
+"""Other packages, where they are installed: ``pip install grad-cam torchcam``."""
+
+import copy
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+from .subject import Subject
+from .timing import Contestant
+
+GRAD_CAM, SCORE_CAM, ABLATION_CAM = "pytorch-grad-cam GradCAM", "pytorch-grad-cam ScoreCAM", "pytorch-grad-cam AblationCAM"
+TORCHCAM = "torchcam GradCAM"
+
+
+def make_peers(subject: Subject) -> dict[str, Contestant]:
+    """Contestants by name; those that ask the network once per channel explain one image, in one round."""
+    peers: dict[str, Contestant] = {}
+    if find_spec("pytorch_grad_cam"):
+        from pytorch_grad_cam import AblationCAM, GradCAM, ScoreCAM
+
+        peers[GRAD_CAM] = Contestant(_pytorch_grad_cam(GradCAM, subject, subject.images), len(subject.images))
+        for name, method in ((SCORE_CAM, ScoreCAM), (ABLATION_CAM, AblationCAM)):
+            peers[name] = Contestant(_pytorch_grad_cam(method, subject, subject.images[:1]), 1, rounds=1)
+    if find_spec("torchcam"):
+        peers[TORCHCAM] = Contestant(_torchcam(subject), len(subject.images))
+    return peers
+
+
+def _pytorch_grad_cam(method: Any, subject: Subject, images: Tensor) -> Any:
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    # Its hooks stay on the model.
+    model = copy.deepcopy(subject.model)
+    explainer = method(model=model, target_layers=[model.get_submodule(subject.layer)])
+    if hasattr(explainer, "batch_size"):
+        explainer.batch_size = 16
+    targets = [ClassifierOutputTarget(int(target)) for target in subject.targets[: len(images)]]
+    return lambda: explainer(input_tensor=images, targets=targets)
+
+
+def _torchcam(subject: Subject) -> Any:
+    from torchcam.methods import GradCAM
+
+    model = copy.deepcopy(subject.model)
+    explainer = GradCAM(model, subject.layer)
+    targets = subject.targets.tolist()
+    return lambda: explainer(targets, model(subject.images))

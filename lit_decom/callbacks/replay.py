@@ -1,0 +1,80 @@
+"""Replay: the records that a live callback would have made, from the checkpoints of a run that had none."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from typing_extensions import override
+
+from lit_decom.callbacks.decom_cam import DecomCAMCallback
+from lit_decom.callbacks.host import step_of_checkpoint
+
+
+class ReplayCallback(DecomCAMCallback):
+    """A :class:`DecomCAMCallback` that takes weights, epoch and step from checkpoints instead of from a training."""
+
+    _epoch = 0
+    _step = 0
+
+    def replay(
+        self, trainer: pl.Trainer, model: pl.LightningModule, datamodule: pl.LightningDataModule | None, folder: Path
+    ) -> Path:
+        """Explain the probe as the network was at every checkpoint of a folder, in the order of their steps.
+
+        Args:
+            trainer: with this callback.
+            model: of the run; its weights are replaced.
+            datamodule: of the run.
+            folder: with ``.ckpt`` files; of several with one step, the first by name counts.
+
+        Returns:
+            The directory of the records: ``dirpath``, or ``decomcam`` in the folder.
+
+        Raises:
+            MisconfigurationException: if there is no checkpoint, or one cannot be read or does not fit the model.
+        """
+        self.dirpath = self.dirpath or folder / "decomcam"
+        for step, (path, checkpoint) in sorted(_by_step(folder).items()):
+            try:
+                model.load_state_dict(checkpoint["state_dict"])
+            except RuntimeError as error:
+                raise MisconfigurationException(f"Expected {path} to fit the model, but: {error}") from error
+            self._epoch, self._step = int(checkpoint["epoch"]), step
+            trainer.validate(model, datamodule=datamodule, verbose=False)
+        return self.dirpath
+
+    @override
+    def _fire_if_due(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, after_training_epoch: bool = False
+    ) -> None:
+        if self.observer.probe is None:
+            self._prepare(trainer, pl_module)
+        self._fire(trainer, pl_module, self._epoch, self._step)
+
+    @override
+    def _keeps_records(self, trainer: pl.Trainer) -> bool:
+        return trainer.is_global_zero
+
+
+def _by_step(folder: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
+    found: dict[int, tuple[Path, dict[str, Any]]] = {}
+    for path in sorted(folder.rglob("*.ckpt")):
+        checkpoint = _read(path)
+        found.setdefault(step_of_checkpoint(checkpoint), (path, checkpoint))
+    if not found:
+        raise MisconfigurationException(f"Expected {folder} to hold checkpoints (*.ckpt), but found none.")
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"state_dict", "epoch", "global_step", "loops"} - set(checkpoint)
+    except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError, OSError) as error:
+        raise MisconfigurationException(f"Expected {path} to be a checkpoint, but: {error}") from error
+    if missing:
+        raise MisconfigurationException(f"Expected {path} to be a checkpoint of Lightning, but it lacks {missing}.")
+    return checkpoint

@@ -1,0 +1,101 @@
+"""A ready-made W&B workspace, as code: panels for evolution, strata and sanity."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_STEP = "trainer/global_step"
+_MISSING = "Expected `wandb-workspaces` to be installed: pip install 'lit-decom[dashboard]'"
+
+
+def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
+    """Lay out the panels of one project.
+
+    Args:
+        entity: of W&B.
+        project: of W&B.
+        prefix: of the callback's keys.
+
+    Returns:
+        A ``wandb_workspaces.workspaces.Workspace``, not saved yet.
+
+    Raises:
+        ModuleNotFoundError: without the extra ``dashboard``, naming it.
+    """
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(_MISSING) from error
+    evolution = [
+        _media("OSSMs of the probe", f"{prefix}/ossms"),
+        _lines("Score gain of each component since its birth", prefix, r"score_gain/component_\d+"),
+        _lines("Share of energy of each component", prefix, r"explained_energy/component_\d+"),
+        _lines("Components shared by the probe: share of energy", prefix, r"shared_energy/\d+"),
+        _lines("Components shared by the probe: score gain", prefix, r"shared_gain/\d+"),
+        _lines("Births and deaths per image", prefix, "births|deaths|flips|swaps"),
+        _lines("Is it still the same? Confidence, similarity, drift", prefix, "confidence|similarity|drift"),
+        _lines("Maps like those of the last firing, of the first right one", prefix, r"map_stability\w*/all"),
+    ]
+    strata = [
+        _lines(title, prefix, rf"{metric}/(fixed_)?(all|correct|incorrect)")
+        for title, metric in (
+            ("Energy in the mask", "energy_pointing_game"),
+            ("Pointing game", "pointing_game"),
+            ("Parts covered", "part_coverage"),
+            ("Average drop (lower is better)", "average_drop"),
+            ("Average gain", "average_gain"),
+            ("Gini index", "gini"),
+        )
+    ]
+    strata += [_lines("Images per stratum", prefix, r"count/\w+"), _lines("Gap, right less wrong", prefix, r"\w+/gap")]
+    sanity = [
+        _lines("Energy in the mask against Grad-CAM and chance", prefix, r"energy_pointing_game/all(/\w+)?"),
+        _lines("Parts covered against a random basis", prefix, r"part_coverage/all(/\w+)?"),
+        _lines("What went wrong", prefix, "errors|blank_maps|nonfinite_images|uniform_weights|undefined/.*"),
+        _lines("Seconds per firing", prefix, "seconds"),
+    ]
+    sections = {"Evolution": evolution, "Right and wrong": strata, "Sanity": sanity}
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name="DecomCAM",
+        sections=[ws.Section(name=name, panels=panels, is_open=True) for name, panels in sections.items()],
+    )
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``lit-decom dashboard``.
+
+    Args:
+        args: the words after ``dashboard``; by default those of the process.
+    """
+    parser = argparse.ArgumentParser("lit-decom dashboard", description="Make a W&B workspace for DecomCAM's values.")
+    parser.add_argument("project", help="ENTITY/PROJECT on W&B")
+    parser.add_argument("--prefix", default="decomcam", help="of the callback's keys (default: %(default)s)")
+    parser.add_argument("--dry_run", action="store_true", help="print the workspace as JSON; no account, no network")
+    given = parser.parse_args(args)
+    entity, separator, project = given.project.partition("/")
+    if not (entity and separator and project):
+        parser.error(f"Expected `project` to be ENTITY/PROJECT, but got {given.project!r}.")
+    try:
+        made = workspace(entity, project, given.prefix)
+    except ModuleNotFoundError as error:
+        sys.exit(str(error))
+    if given.dry_run:
+        print(made._to_model().model_dump_json(indent=2, by_alias=True))  # noqa: SLF001, T201 -- no public way to see it
+    else:
+        made.save()
+        print(made.url)  # noqa: T201 -- what the command is for
+
+
+def _lines(title: str, prefix: str, pattern: str) -> Any:
+    from wandb_workspaces.reports.v2 import LinePlot
+
+    return LinePlot(title=title, x=_STEP, metric_regex=f"^{prefix}/({pattern})$")
+
+
+def _media(title: str, key: str) -> Any:
+    from wandb_workspaces.reports.v2 import MediaBrowser
+
+    return MediaBrowser(title=title, media_keys=[key], num_columns=1)

@@ -1,0 +1,196 @@
+"""Line charts as plain numbers: the template only has to write them down as SVG."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+TALL, LARGE, SMALL = (360, 280), (360, 190), (280, 150)
+"""Width and height of a chart in the units of its letters, which are 11 high."""
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
+_MOST_EPOCH_LABELS = 6
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        name: as in the legend.
+        values: one per record of the run, None where there is none.
+        style: the CSS class that colours it.
+        key: lines and maps of one key are highlighted together.
+        low: lower end of a band, like ``values``.
+        high: upper end of a band.
+        born: whether its first value is a birth.
+        ended: whether its last value is its end.
+    """
+
+    name: str
+    values: tuple[float | None, ...]
+    style: str
+    key: str = ""
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+    born: bool = False
+    ended: bool = False
+
+    @property
+    def all_values(self) -> list[float]:
+        """Every number that the chart has to have room for."""
+        return [value for value in (*self.values, *self.low, *self.high) if value is not None]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over the firings of one run.
+
+    Attributes:
+        title: what the values are.
+        lines: none of them without a value.
+        positions: of the run's records on the timeline.
+        labels: of the whole timeline, which all charts of a report share.
+        limits: of the vertical axis.
+        size: width and height.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    positions: tuple[int, ...]
+    labels: tuple[str, ...]
+    limits: tuple[float, float]
+    size: tuple[int, int] = LARGE
+
+    @property
+    def left(self) -> int:
+        """Where the first firing is."""
+        return _LEFT
+
+    @property
+    def right(self) -> int:
+        """Where the last firing is."""
+        return self.size[0] - _RIGHT
+
+    @property
+    def top(self) -> int:
+        """Where the upper limit is."""
+        return _TOP
+
+    @property
+    def bottom(self) -> int:
+        """Where the lower limit is."""
+        return self.size[1] - _BOTTOM
+
+    def x(self, position: float) -> float:
+        """Where a position of the timeline is; a single one is in the middle."""
+        last = len(self.labels) - 1
+        return round(self.left + (self.right - self.left) * (position / last if last else 0.5), 1)
+
+    def y(self, value: float) -> float:
+        """Where a value is."""
+        low, high = self.limits
+        return round(self.bottom - (self.bottom - self.top) * (value - low) / (high - low), 1)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places and texts of the vertical axis."""
+        values = nice_ticks(*self.limits)
+        digits = max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9)) if len(values) > 1 else 2
+        return [(self.y(value), f"{value + 0.0:.{digits}f}") for value in values]
+
+    @property
+    def epochs(self) -> list[tuple[float, str]]:
+        """Places and texts of the horizontal axis."""
+        stride = math.ceil(len(self.labels) / _MOST_EPOCH_LABELS)
+        words = [label.split(",")[0].split(" · ")[0].removeprefix("epoch ") for label in self.labels]
+        return [(self.x(position), words[position]) for position in range(0, len(words), stride)]
+
+    def points(self, line: Line) -> list[list[tuple[float, float]]]:
+        """The line in pieces: it breaks where the run fired without finding a value."""
+        pieces: list[list[tuple[float, float]]] = [[]]
+        for position, value in zip(self.positions, line.values, strict=True):
+            if value is not None:
+                pieces[-1].append((self.x(position), self.y(value)))
+            elif pieces[-1]:
+                pieces.append([])
+        return [piece for piece in pieces if piece]
+
+    def path(self, line: Line) -> str:
+        """The line as the ``d`` of an SVG path."""
+        return " ".join(_moves(piece) for piece in self.points(line) if len(piece) > 1)
+
+    def dots(self, line: Line) -> list[tuple[float, float]]:
+        """The values without a neighbour, of which no line can be seen."""
+        return [piece[0] for piece in self.points(line) if len(piece) == 1]
+
+    def birth(self, line: Line) -> tuple[float, float] | None:
+        """Where to mark that a line was born; not on one that is a dot anyway."""
+        return self.points(line)[0][0] if line.born and self.path(line) else None
+
+    def end(self, line: Line) -> tuple[float, float] | None:
+        """Where to mark that a line has ended; not on one that is a dot anyway."""
+        return self.points(line)[-1][-1] if line.ended and self.path(line) else None
+
+    def band(self, line: Line) -> str:
+        """The area between ``low`` and ``high`` as the ``d`` of an SVG path; empty without one."""
+        known = [
+            (self.x(position), self.y(low), self.y(high))
+            for position, low, high in zip(self.positions, line.low, line.high, strict=False)
+            if low is not None and high is not None
+        ]
+        if len(known) < 2:
+            return ""
+        upper = [(x, high) for x, _, high in known]
+        lower = [(x, low) for x, low, _ in reversed(known)]
+        return f"{_moves(upper + lower)}Z"
+
+    def words(self, line: Line) -> str:
+        """The line in one sentence, for those who cannot see it."""
+        known = [
+            (self.labels[position], value)
+            for position, value in zip(self.positions, line.values, strict=True)
+            if value is not None
+        ]
+        first, last = (f"{value:.3g} at {label.split(' · ')[0]}" for label, value in (known[0], known[-1]))
+        return f"{line.name}: {first}" + (f", {last}" if len(known) > 1 else "")
+
+
+def drawn(lines: Iterable[Line]) -> tuple[Line, ...]:
+    """Leave out the lines without a value."""
+    return tuple(line for line in lines if any(value is not None for value in line.values))
+
+
+def limits_of(lines: Iterable[Line], *, include: Sequence[float] = ()) -> tuple[float, float]:
+    """Find round limits of an axis with room for some lines."""
+    values = [*(value for line in lines for value in line.all_values), *include] or [0.0, 1.0]
+    low, high = min(values), max(values)
+    if high - low < 1e-6 * max(1.0, abs(low), abs(high)):
+        pad = 0.5 * max(abs(low), 1e-3) if low else 0.5
+        low, high = low - pad, high + pad
+    margin = 0.04 * (high - low)
+    return (low if low == 0 else low - margin), (high if high == 0 else high + margin)
+
+
+def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from ``low`` to ``high``, ``most`` of them at the most.
+
+    Example:
+        >>> nice_ticks(-0.3, 2.1)
+        [0.0, 0.5, 1.0, 1.5, 2.0]
+    """
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for factor in (1, 2, 5, 10, 20):
+        step = factor * power
+        values = [step * index for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+        if len(values) <= most:
+            break
+    return values
+
+
+def finite(value: float | None) -> float | None:
+    """Turn what cannot be drawn into None."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _moves(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)

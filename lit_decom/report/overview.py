@@ -1,0 +1,229 @@
+"""Curves over the whole probe: by rank, by class, of the shared components, and of everything else that was logged."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_decom.functional.curves import mean_absolute_change
+from lit_decom.records import EpochRecord
+from lit_decom.report.cards import GAIN, Findings, style_of
+from lit_decom.report.charts import LARGE, SMALL, Chart, Line, drawn, finite, limits_of
+from lit_decom.report.columns import count, keep_columns
+from lit_decom.report.runs import Run
+from lit_decom.report.timeline import Timeline
+
+_SPELLED = {"adcc": "ADCC", "auc": "AUC", "cam": "CAM", "iou": "IoU", "road": "ROAD", "pp": "++", "nonfinite": "not finite"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The same chart of every run, on one scale.
+
+    Attributes:
+        title: of the panel.
+        charts: one per run; None where the run has nothing to draw.
+    """
+
+    title: str
+    charts: tuple[Chart | None, ...]
+
+    @property
+    def legend(self) -> tuple[tuple[str, str, str], ...]:
+        """Name, style and key of every line, each once."""
+        lines = (line for chart in self.charts if chart for line in chart.lines)
+        return tuple(dict.fromkeys((line.name, line.style, line.key) for line in lines))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a run's shared components are.
+
+    Attributes:
+        n_columns: of them.
+        styles: the colour of each.
+        data: what the page's script draws from.
+        rows: of the images that any of them fires in.
+    """
+
+    n_columns: int
+    styles: tuple[str, ...]
+    data: list[list[list[Any] | None]]
+    rows: tuple[int, ...]
+
+
+def panel(
+    title: str,
+    value: str,
+    lines: Sequence[Sequence[Line]],
+    timeline: Timeline,
+    include: Sequence[float] = (),
+    size: tuple[int, int] = LARGE,
+) -> Panel | None:
+    """Draw one quantity of every run; None if there is nothing to draw.
+
+    Args:
+        title: of the panel.
+        value: what the vertical axis is.
+        lines: of each run.
+        timeline: of the report.
+        include: values that the axis must reach.
+        size: of each chart.
+    """
+    kept = [drawn(each) for each in lines]
+    if not any(kept):
+        return None
+    limits = limits_of([line for each in kept for line in each], include=include)
+    return Panel(
+        title,
+        tuple(
+            Chart(value, each, positions, timeline.labels, limits, size) if each else None
+            for each, positions in zip(kept, timeline.positions, strict=True)
+        ),
+    )
+
+
+def gain_by_rank(found: Sequence[Findings], timeline: Timeline) -> Panel | None:
+    """The mean score gain over all images, one line per rank."""
+    everyone = [torch.ones(each.gains.shape[1], dtype=torch.bool) for each in found]
+    lines = [_rank_lines(each.gains, images) for each, images in zip(found, everyone, strict=True)]
+    return panel(f"By rank, all {len(everyone[0])} images", GAIN, lines, timeline, [0.0])
+
+
+def gain_by_identity(found: Sequence[Findings], timeline: Timeline) -> Panel | None:
+    """The mean score gain of the components that were first in their images, wherever they rank now; if tracked."""
+    lines = [_first_lines(each) if each.run.is_tracked else [] for each in found]
+    return panel("Components of the first firing, wherever they rank later", GAIN, lines, timeline, [0.0])
+
+
+def gain_by_class(found: Sequence[Findings], timeline: Timeline) -> list[Panel]:
+    """The mean score gain over the images of each class, one line per rank."""
+    labels = found[0].run.last.labels
+    panels = []
+    for label in labels.unique().tolist():
+        images = labels == label
+        title = f"{found[0].run.class_name(label)} ({int(images.sum())})"
+        panels.append(panel(title, GAIN, [_rank_lines(each.gains, images) for each in found], timeline, [0.0], SMALL))
+    return [each for each in panels if each is not None]
+
+
+def change_sentence(found: Findings) -> str:
+    """Say how much the gain of a component moves between firings, by identity and by rank."""
+    change = mean_absolute_change(found.names, found.gains)
+    if not found.run.is_tracked or not change.pairs:
+        return ""
+    return (
+        f"From one firing to the next, the gain of a component changes by {change.by_identity:.2f} on average; "
+        f"by rank it would be {change.by_rank:.2f} ({change.pairs} pairs)."
+    )
+
+
+def shared_energy(runs: Sequence[Run], timeline: Timeline) -> Panel | None:
+    """The share of the probe's energy that each shared component explains."""
+    return panel(
+        "Energy of the shared components",
+        "share of the probe's energy",
+        [_shared_lines(run) for run in runs],
+        timeline,
+        [0.0],
+    )
+
+
+def shared_components(run: Run) -> Shared | None:
+    """Arrange where the shared components fire most, firing by firing; None if no record has any."""
+    if all(record.shared_images is None or record.shared_boxes is None for record in run.records):
+        return None
+    columns = keep_columns(_shared_names(run))
+    n_columns = count(columns)
+    frames: list[list[list[Any] | None]] = []
+    rows: set[int] = set()
+    for record, names in zip(run.records, _shared_names(run).tolist(), strict=True):
+        frame: list[list[Any] | None] = [None] * n_columns
+        for rank, name in enumerate(names):
+            if name < 0 or record.shared_images is None or record.shared_boxes is None:
+                continue
+            share = None if record.shared_energy is None else finite(record.shared_energy[rank].item())
+            crops = [
+                [image, *box]
+                for image, box in zip(record.shared_images[rank].tolist(), record.shared_boxes[rank].tolist(), strict=True)
+                if 0 <= image < len(record.ids)
+            ]
+            rows |= {image for image, *_ in crops}
+            frame[columns[name]] = [str(name), _shared_name(run, name), "" if share is None else f"{share:.1%}", crops]
+        frames.append(frame)
+    return Shared(n_columns, tuple(style_of(column) for column in range(n_columns)), frames, tuple(sorted(rows)))
+
+
+def logged_numbers(runs: Sequence[Run], timeline: Timeline) -> tuple[list[Panel], list[str]]:
+    """Draw every logged number that belongs to no component and no score, and name those that are always 0."""
+    names = sorted({name for run in runs for record in run.records for name in record.numbers if "/" not in name})
+    panels, idle = [], []
+    for name in names:
+        values = [[_number(record, name) for record in run.records] for run in runs]
+        if all(value in (None, 0.0) for each in values for value in each):
+            idle.append(words(name))
+            continue
+        lines = [[Line(words(name), tuple(each), "ink")] for each in values]
+        panels.append(panel(words(name), words(name), lines, timeline, size=SMALL))
+    return [each for each in panels if each is not None], idle
+
+
+def words(name: str) -> str:
+    """Write the name of a number as one reads it."""
+    return " ".join(_SPELLED.get(word, word) for word in name.replace("io_u", "iou").split("_"))
+
+
+def _rank_lines(gains: Tensor, images: Tensor) -> list[Line]:
+    means = gains[:, images].nanmean(dim=1)
+    return [
+        Line(f"rank {rank + 1}", tuple(finite(value) for value in means[:, rank].tolist()), style_of(rank), f"rank{rank}")
+        for rank in range(means.shape[1])
+    ]
+
+
+def _first_lines(found: Findings) -> list[Line]:
+    # Identities count from 0 in each image, in the order of the ranks in which it was first seen.
+    lines = []
+    for name in range(found.names.shape[2]):
+        means = torch.where(found.names == name, found.gains, torch.nan).flatten(1).nanmean(dim=1)
+        values = tuple(finite(value) for value in means.tolist())
+        lines.append(Line(f"began as rank {name + 1}", values, style_of(name), f"rank{name}"))
+    return lines
+
+
+def _shared_lines(run: Run) -> list[Line]:
+    names = _shared_names(run)
+    columns = keep_columns(names)
+    lines = []
+    for name, column in columns.items():
+        values: list[float | None] = []
+        for record, here in zip(run.records, names == name, strict=True):
+            found = None if record.shared_energy is None or not here.any() else record.shared_energy
+            values.append(None if found is None else finite(found[here[: len(found)]].sum().item()))
+        lines.append(Line(_shared_name(run, name), tuple(values), style_of(column), str(name)))
+    return lines
+
+
+def _shared_names(run: Run) -> Tensor:
+    """``(T, S)``: identities of the shared components or, without any, their ranks; -1 for none."""
+    sizes = [0 if record.shared_energy is None else len(record.shared_energy) for record in run.records]
+    names = torch.full((len(sizes), max(sizes)), -1)
+    for row, (record, size) in enumerate(zip(run.records, sizes, strict=True)):
+        known = record.shared_identities if _shared_tracked(run) else None
+        names[row, :size] = torch.arange(size) if known is None else known
+    return names
+
+
+def _shared_tracked(run: Run) -> bool:
+    return all(record.shared_energy is None or record.shared_identities is not None for record in run.records)
+
+
+def _shared_name(run: Run, name: int) -> str:
+    return f"shared {name}" if _shared_tracked(run) else f"shared rank {name + 1}"
+
+
+def _number(record: EpochRecord, name: str) -> float | None:
+    value: Mapping[str, Any] = record.numbers
+    return finite(value[name]) if isinstance(value.get(name), int | float) else None

@@ -1,0 +1,243 @@
+"""write_report: from run directories to one HTML file that needs nothing else."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lit_decom.records import RunDirectoryError, displayed
+from lit_decom.render import _heat_colours, ossm_grid
+from lit_decom.report.cards import Card, Findings, Pairs, cards, pair
+from lit_decom.report.charts import finite
+from lit_decom.report.overview import (
+    Shared,
+    change_sentence,
+    gain_by_class,
+    gain_by_identity,
+    gain_by_rank,
+    logged_numbers,
+    shared_components,
+    shared_energy,
+    words,
+)
+from lit_decom.report.pictures import data_uri, photo
+from lit_decom.report.runs import Run, read_run
+from lit_decom.report.scores import scores_of
+from lit_decom.report.timeline import Timeline, events_of
+
+_CANVAS_SIDE = 112
+_MOST_RUNS = 2
+
+
+def write_report(
+    run_dirs: Sequence[Path], output: Path | None = None, *, n_drawn: int = 8, match_epoch: int | None = None
+) -> Path:
+    """Write what runs left behind as one self-contained HTML page, from the records alone.
+
+    Args:
+        run_dirs: one run directory, or two of one probe to be shown side by side; the folder above one does as well.
+        output: the file; ``report.html`` in the first run directory by default, ``report_<name>.html`` for two runs.
+        n_drawn: how many images of the probe are shown.
+        match_epoch: at which the components of two runs are matched; the last one that both have by default.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: if there are neither one nor two runs, or ``n_drawn`` is not positive.
+        RunDirectoryError: if a directory is not that of a run, no record can be read, or two runs explain different
+            probes or have no epoch ``match_epoch`` in common.
+    """
+    if not 1 <= len(run_dirs) <= _MOST_RUNS:
+        raise ValueError(f"Expected `run_dirs` to be one run or two, but got {len(run_dirs)}.")
+    if n_drawn < 1:
+        raise ValueError(f"Expected `n_drawn` to be at least 1, but got {n_drawn}.")
+    runs = [read_run(Path(path)) for path in run_dirs]
+    if len(runs) == _MOST_RUNS:
+        _require_same_probe(*runs)
+    if output is None:
+        output = runs[0].path / ("report.html" if len(runs) == 1 else f"report_{_file_name(runs[1].name)}.html")
+    page = _rendered(runs, n_drawn, match_epoch)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(output)
+    return output
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in name)
+
+
+def _require_same_probe(first: Run, second: Run) -> None:
+    digests = [str(run.settings.get("probe_digest", "unknown"))[:12] for run in (first, second)]
+    if digests[0] != digests[1] or first.last.ids != second.last.ids:
+        raise RunDirectoryError(
+            f"Expected both runs to explain the same probe, but that of {first.path} has digest {digests[0]} and "
+            f"{len(first.last.ids)} images, that of {second.path} {digests[1]} and {len(second.last.ids)}."
+        )
+
+
+def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str:
+    timeline = Timeline.of(runs)
+    found = [Findings.of(run) for run in runs]
+    rows = range(min(n_drawn, len(runs[0].last.ids)))
+    pairs, matching = _matched(found, timeline, match_epoch)
+    drawn = cards(found, timeline, rows, pairs)
+    shared = [shared_components(run) for run in runs]
+    panels, idle = logged_numbers(runs, timeline)
+    photos = _photos(runs[0], {*rows, *(row for each in shared if each for row in each.rows)})
+    script = _source("report.js")
+    context = {
+        "runs": [_about(run, timeline) for run in runs],
+        "timeline": timeline,
+        "cards": drawn,
+        "matching": matching,
+        "photos": photos,
+        "picture": data_uri(_still(runs[0], found[0], rows), quality=70),
+        "by_rank": gain_by_rank(found, timeline),
+        "by_identity": gain_by_identity(found, timeline),
+        "by_class": gain_by_class(found, timeline),
+        "changes": [change_sentence(each) for each in found],
+        "scores": scores_of(runs, timeline),
+        "shared": shared,
+        "shared_energy": shared_energy(runs, timeline),
+        "panels": panels,
+        "idle": idle,
+        "data": _data(runs, timeline, drawn, shared, photos),
+        "style": Markup(_source("report.css")),  # noqa: S704 -- our own file
+        "script": Markup(script),  # noqa: S704 -- our own file
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+    environment = Environment(
+        loader=PackageLoader("lit_decom"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(context)
+
+
+def _source(name: str) -> str:
+    return (Path(__file__).parents[1] / "templates" / name).read_text(encoding="utf-8")
+
+
+def _matched(found: Sequence[Findings], timeline: Timeline, epoch: int | None) -> tuple[Pairs | None, str]:
+    """Match the components of two runs, and say in a sentence how."""
+    if len(found) < _MOST_RUNS:
+        return None, ""
+    at = timeline.common(epoch)
+    if at is None and epoch is not None:
+        raise RunDirectoryError(f"Expected both runs to have fired in epoch {epoch} (`match_epoch`), but they did not.")
+    if at is None:
+        return None, "The runs have no epoch in common, so their components are not matched: each has its own colours."
+    pairs = pair(found[0], found[1], at)
+    if pairs is None:
+        return None, "The layers of the runs have different grids, so components are not matched: each has its own colours."
+    similar = f", with a mean similarity of {pairs.similarity:.2f}" if pairs.n_pairs else ""
+    return pairs, (
+        f"Components were matched by their patterns at epoch {pairs.epoch}: {pairs.n_pairs} of {pairs.n_components} have "
+        f"a partner in the other run{similar}. Partners have the same column and colour."
+    )
+
+
+def _about(run: Run, timeline: Timeline) -> dict[str, Any]:
+    """The run in words and numbers."""
+    seconds = [finite(record.numbers.get("seconds")) for record in run.records]
+    known = [value for value in seconds if value is not None]
+    cost = f"{sum(known) / len(known):.2f} s per firing, {sum(known):.1f} s in total" if known else "unknown"
+    first, last = run.records[0], run.last
+    right = int((last.logits.argmax(dim=1) == last.labels).sum())
+    facts: dict[str, tuple[str, ...]] = {
+        "firings": (f"{len(run.records)}, epoch {first.epoch} to {last.epoch}, step {first.step} to {last.step}",),
+        "probe": (f"{len(last.ids)} images, {right} classified right at the end",),
+        "cost of explaining": (cost,),
+    }
+    facts |= {words(name): _setting(value) for name, value in run.settings.items()}
+    return {
+        "name": run.name,
+        "facts": facts,
+        "notes": run.notes,
+        "method": str(run.settings.get("method", "an unknown method")),
+        "layer": str(run.settings.get("target_layer", "an unknown layer")),
+        "n_firings": len(run.records),
+        "n_images": len(last.ids),
+        "n_right": right,
+        "n_components": last.valid.shape[1],
+        "epochs": (first.epoch, last.epoch),
+        "is_tracked": run.is_tracked,
+        "events": events_of(run) if run.is_tracked else [],
+        "cost": cost,
+    }
+
+
+def _setting(value: Any) -> tuple[str, ...]:
+    """A setting as lines of text."""
+    if isinstance(value, Mapping):
+        return tuple(f"{name}: {entry}" for name, entry in value.items()) or ("none",)
+    if isinstance(value, list | tuple):
+        return tuple(map(str, value)) or ("none",)
+    return ("default" if value is None else str(value),)
+
+
+def _photos(run: Run, rows: set[int]) -> dict[int, str]:
+    if run.probe is None:
+        return {}
+    images = displayed(run.probe)
+    return {row: data_uri(photo(images[row])) for row in sorted(rows)}
+
+
+def _still(run: Run, found: Findings, rows: range) -> Any:
+    """The OSSM grid of the last firing as one picture, for those without scripts."""
+    decomposition = found.decompositions[-1]
+    shape = (len(run.last.ids), 3, _CANVAS_SIDE, _CANVAS_SIDE)
+    images = displayed(run.probe) if run.probe else decomposition.cam.new_full(shape, 0.5)
+    captions = [
+        [
+            f"{found.gains[-1, row, rank]:+.2f}  {found.shares[-1, row, rank]:.0%}" if run.last.valid[row, rank] else ""
+            for rank in range(run.last.valid.shape[1])
+        ]
+        for row in rows
+    ]
+    return ossm_grid(
+        images[: len(rows)],
+        decomposition.cam[: len(rows)],
+        decomposition.ossms[: len(rows)],
+        row_captions=[run.class_name(int(run.last.labels[row])) for row in rows],
+        ossm_captions=captions,
+        title=f"epoch {run.last.epoch}, step {run.last.step} (score gain, share of energy)",
+    )
+
+
+def _data(
+    runs: Sequence[Run],
+    timeline: Timeline,
+    drawn: Sequence[Card],
+    shared: Sequence[Shared | None],
+    photos: Mapping[int, str],
+) -> dict[str, Any]:
+    """What the page's script draws from."""
+    shown = {card.row for card in drawn}
+    size = runs[0].probe.images.shape[-2:] if runs[0].probe else (_CANVAS_SIDE, _CANVAS_SIDE)
+    scale = _CANVAS_SIDE / max(size)
+    return {
+        "labels": timeline.labels,
+        "canvas": [round(side * scale) for side in size],
+        "image": list(size),
+        "heat": base64.b64encode((_heat_colours() * 255).round().byte().numpy().tobytes()).decode(),
+        "runs": [
+            {
+                "frames": timeline.frames[index],
+                "labels": [timeline.labels[position] for position in timeline.positions[index]],
+                "grid": list(run.last.patterns.shape[2:]),
+                "images": [card.blocks[index].data for card in drawn],
+                "shared": each.data if each else [],
+                "events": [list(vars(event).values()) for event in events_of(run)] if run.is_tracked else [],
+            }
+            for index, (run, each) in enumerate(zip(runs, shared, strict=True))
+        ],
+        "photos": {row: uri for row, uri in photos.items() if row not in shown},
+        "names": {row: runs[0].class_name(int(runs[0].last.labels[row])) for row in photos},
+    }

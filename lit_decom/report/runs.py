@@ -1,0 +1,220 @@
+"""Reading what is left of a run: every record that can be read, and a note of every one that cannot."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+from torch import Tensor
+
+from lit_decom.probe import Probe
+from lit_decom.records import EpochRecord, RunDirectory, RunDirectoryError
+
+_SHAPES: Mapping[str, str] = {
+    "labels": "n",
+    "targets": "n",
+    "logits": "nN",
+    "patterns": "nKhw",
+    "singular_values": "nK",
+    "channels": "nP",
+    "loadings": "nPK",
+    "valid": "nK",
+    "energy": "n",
+    "scores": "nK",
+    "reference_scores": "n",
+    "contributions": "nK",
+    "fallback": "n",
+    "identities": "nK",
+    "births": "nK",
+    "deaths": "nD",
+    "flips": "nK",
+    "similarity": "nK",
+    "confidence": "nK",
+    "drift": "n",
+    "shared_patterns": "nShw",
+    "shared_energy": "S",
+    "shared_identities": "S",
+    "shared_images": "Sm",
+    "shared_boxes": "Sm4",
+}
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What can be read of a run.
+
+    Attributes:
+        path: the run directory.
+        name: short enough for a heading.
+        settings: of the last record, and what the run wrote of itself when it began.
+        probe: None if it cannot be read.
+        records: in the order of their steps, at least one, all of the same images, components and grid.
+        notes: sentences on what could not be read.
+    """
+
+    path: Path
+    name: str
+    settings: Mapping[str, Any]
+    probe: Probe | None
+    records: tuple[EpochRecord, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def last(self) -> EpochRecord:
+        """The record of the last firing."""
+        return self.records[-1]
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether every record says which component is which."""
+        return all(record.identities is not None for record in self.records)
+
+    def class_name(self, index: int) -> str:
+        """Name a class, by its number where the probe knows no names."""
+        names = self.probe.class_names if self.probe else None
+        return names[index] if names is not None and 0 <= index < len(names) else f"class {index}"
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Find the run directories in a folder: itself, or all below it.
+
+    Args:
+        path: a run directory, or a folder above some.
+
+    Returns:
+        The run directories, the one whose files changed last first; empty if there is none.
+    """
+    if _is_run(path):
+        return [path]
+    below = {file.parent for pattern in ("run.json", "step-*_epoch-*.npz") for file in path.rglob(pattern)}
+    return sorted((folder for folder in below if _is_run(folder)), key=_changed, reverse=True)
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory, however much of it there is.
+
+    Args:
+        path: the run directory, or a folder with exactly one below it.
+
+    Raises:
+        RunDirectoryError: if there is no run, more than one, or no record that can be read.
+    """
+    path = _only_run(path)
+    directory = RunDirectory(path)
+    records, notes = _readable(directory.files())
+    if not records:
+        raise RunDirectoryError(f"Expected {path} to hold a record that can be read, but: {' '.join(notes) or 'none yet.'}")
+    settings, more = _settings(path)
+    notes += more
+    probe = _probe(directory, records[-1], notes)
+    return Run(path, _name(path), settings | dict(records[-1].settings), probe, tuple(records), tuple(notes))
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return bool(RunDirectory(path).files()) or bool(_written(path)["run_id"])
+    except _UNREADABLE:
+        return False
+
+
+def _written(path: Path) -> Mapping[str, Any]:
+    """What the run wrote of itself when it began."""
+    written = json.loads((path / "run.json").read_text())
+    return {"run_id": str(written["run_id"]), "settings": dict(written["settings"])}
+
+
+def _changed(path: Path) -> float:
+    return max(file.stat().st_mtime for file in path.iterdir())
+
+
+def _only_run(path: Path) -> Path:
+    if not path.is_dir():
+        raise RunDirectoryError(f"Expected {path} to be a run directory, but there is no such folder.")
+    found = find_runs(path)
+    if not found:
+        raise RunDirectoryError(f"Expected {path} to be a run directory, but it holds neither a run nor records.")
+    if len(found) > 1:
+        shown = ", ".join(str(run) for run in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise RunDirectoryError(f"Expected {path} to hold one run, but it holds {len(found)}: choose one of {shown}.")
+    return found[0]
+
+
+def _name(path: Path) -> str:
+    path = path.resolve()
+    return path.parent.name if path.name == "decomcam" and path.parent.name else path.name
+
+
+def _readable(files: Sequence[Path]) -> tuple[list[EpochRecord], list[str]]:
+    """The records that fit together with the last one that is whole, and what is wrong with the others."""
+    found: list[EpochRecord] = []
+    faults: list[str] = []
+    for file in reversed(files):
+        try:
+            record = EpochRecord.load(_whole(file))
+            fault = _fault(record, found[0] if found else record)
+        except RunDirectoryError as error:
+            fault = str(error)
+        if fault is None:
+            found.append(record)
+        else:
+            faults.insert(0, fault if file.name in fault else f"{file.name}: {fault}")
+    if faults:
+        count = "1 record" if len(faults) == 1 else f"{len(faults)} records"
+        faults.insert(0, f"{count} of {len(files)} could not be read and {'is' if len(faults) == 1 else 'are'} left out.")
+    return found[::-1], faults
+
+
+def _whole(file: Path) -> Path:
+    """Refuse a file that was cut off; NumPy would leave it open."""
+    if not is_zipfile(file):
+        raise RunDirectoryError(f"Expected {file.name} to be a whole file, but it is cut off, missing or of another kind.")
+    return file
+
+
+def _fault(record: EpochRecord, like: EpochRecord) -> str | None:
+    """Say why a record cannot be used beside another one of the same run; None if it can."""
+    if not isinstance(record.numbers, Mapping) or not isinstance(record.settings, Mapping):
+        return "its numbers or settings are missing."
+    sizes = {"n": len(record.ids), "4": 4}
+    for entry in fields(record):
+        value = getattr(record, entry.name)
+        letters = _SHAPES.get(entry.name)
+        if letters is None or (value is None and entry.default is None):
+            continue
+        if not isinstance(value, Tensor) or value.ndim != len(letters):
+            return f"`{entry.name}` is not ({', '.join(letters)})."
+        for letter, size in zip(letters, value.shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                return f"`{entry.name}` does not fit to the rest: {tuple(value.shape)}."
+    if record.ids != like.ids:
+        return "it is of other images than the last record."
+    if record.patterns.shape != like.patterns.shape:
+        shapes = [" x ".join(map(str, kept.patterns.shape[1:])) for kept in (record, like)]
+        return f"its components are {shapes[0]}, those of the last record {shapes[1]}."
+    return None
+
+
+def _settings(path: Path) -> tuple[dict[str, Any], list[str]]:
+    try:
+        written = _written(path)
+        return {"run_id": written["run_id"], **written["settings"]}, []
+    except FileNotFoundError:
+        return {}, ["run.json is missing: the settings are those of the last record."]
+    except _UNREADABLE as error:
+        return {}, [f"run.json could not be read: {error}. The settings are those of the last record."]
+
+
+def _probe(directory: RunDirectory, record: EpochRecord, notes: list[str]) -> Probe | None:
+    try:
+        _whole(directory.path / "probe.npz")
+        probe = directory.probe()
+    except (RunDirectoryError, *_UNREADABLE) as error:
+        notes.append(f"The probe could not be read, so maps are shown without their images: {error}")
+        return None
+    if probe.ids != record.ids:
+        notes.append("The probe is of other images than the records, so maps are shown without their images.")
+        return None
+    return probe

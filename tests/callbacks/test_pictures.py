@@ -1,0 +1,136 @@
+"""The grid and the curves of a firing."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from lit_decom import DecomCAM, capture
+from lit_decom.callbacks import pictures
+from lit_decom.callbacks.pictures import curves_of, grid_of
+from lit_decom.records import EpochRecord
+from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
+
+
+@pytest.fixture
+def record():
+    shown = probe()
+    evidence = capture(tiny(), "second", shown.images, shown.labels)
+    return EpochRecord.of(
+        DecomCAM(n_components=3).decompose(evidence),
+        epoch=4,
+        step=70,
+        ids=shown.ids,
+        labels=shown.labels,
+        targets=evidence.targets,
+        logits=torch.eye(4)[[0, 1, 2, 0, 0, 1]] * 3,
+        numbers={},
+        settings={"method": "DecomCAM()", "target_layer": "second"},
+    )
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What reaches the renderer."""
+    calls = []
+
+    def grid(images, cams, ossms, **texts):
+        calls.append({"images": images, "cams": cams, "ossms": ossms} | texts)
+        return Image.new("RGB", (1, 1))
+
+    monkeypatch.setattr(pictures, "ossm_grid", grid)
+    return calls
+
+
+def test_rows_are_the_first_images_with_their_maps(record, drawn):
+    grid_of(record, probe(), 2)
+    (call,) = drawn
+    assert call["images"].shape == (2, 3, 32, 32)
+    assert torch.equal(call["cams"], record.decomposition.cam[:2])
+    assert torch.equal(call["ossms"], record.decomposition.ossms[:2])
+
+
+def test_no_more_rows_than_images(record, drawn):
+    grid_of(record, probe(), 99)
+    assert len(drawn[0]["cams"]) == len(drawn[0]["row_captions"]) == 6
+
+
+def test_a_row_says_the_class_the_prediction_and_how_sure_it_is(record, drawn):
+    grid_of(record, probe(), 6)
+    sure = math.exp(3) / (math.exp(3) + 3)
+    right, wrong = drawn[0]["row_captions"][0], drawn[0]["row_captions"][3]
+    assert right == f"{CLASSES[0]} ✓ {sure:.0%}"
+    assert wrong == f"{CLASSES[3]} → {CLASSES[0]} {sure:.0%}"
+
+
+def test_classes_without_names_are_numbers(record, drawn):
+    grid_of(record, probe(class_names=None), 4)
+    assert drawn[0]["row_captions"][3].startswith("3 → 0 ")
+
+
+def test_a_class_past_the_names_is_a_number(record, drawn):
+    grid_of(replace(record, logits=torch.eye(9)[[8] * 6]), probe(), 1)
+    assert drawn[0]["row_captions"][0].startswith("north → 8 ")
+
+
+def test_an_ossm_says_its_gain_and_its_share_and_nothing_where_there_is_none(record, drawn):
+    valid = record.valid.clone()
+    valid[0], valid[1, 2] = torch.tensor([True, True, True]), False
+    record = replace(record, valid=valid)
+    grid_of(record, probe(), 2)
+    gains, shares = record.decomposition.score_gains[0], record.decomposition.explained_energy[0]
+    first = drawn[0]["ossm_captions"][0]
+    assert first[0] == f"{gains[0]:+.2f}  {shares[0]:.0%}"
+    assert drawn[0]["ossm_captions"][1][2] == ""
+
+
+def test_the_caption_says_when_and_how(record, drawn):
+    _, caption = grid_of(record, probe(), 1)
+    assert caption == "epoch 4, step 70: DecomCAM() at second"
+    assert drawn[0]["title"].startswith(caption)
+
+
+def test_an_image_whose_evidence_is_broken_is_drawn_beside_its_whole_neighbours(record):
+    spoiled = record.patterns.clone()
+    spoiled[0] = torch.nan
+    broken = replace(record, patterns=spoiled, valid=record.valid & torch.tensor([False, *[True] * 5])[:, None])
+    picture, _ = grid_of(broken, probe(), 2)
+    whole, _ = grid_of(record, probe(), 2)
+    assert picture.size == whole.size
+    half = picture.size[1] // 2 + 20
+    below = (0, half, *picture.size)
+    assert picture.crop(below).tobytes() == whole.crop(below).tobytes()
+    assert picture.tobytes() != whole.tobytes()
+
+
+def test_curves_have_one_line_per_rank_with_gaps_where_a_rank_was_missing():
+    history = [
+        {"step": 3, "score_gain/rank_01": 0.5, "score_gain/rank_02": 0.1, "explained_energy/rank_01": 0.9},
+        {"step": 7, "score_gain/rank_01": 0.25},
+    ]
+    steps, series = curves_of(history)
+    assert steps == [3, 7]
+    assert list(series) == ["rank_01", "rank_02"]
+    assert series["rank_01"] == [0.5, 0.25]
+    assert series["rank_02"][0] == 0.1
+    assert math.isnan(series["rank_02"][1])
+
+
+def test_the_picture_of_each_firing_lies_beside_its_record(tmp_path):
+    observer = callback()
+    fit(tmp_path, observer, max_epochs=2)
+    names = [path.stem for path in observer.directory.files()]
+    drawn = sorted((observer.directory.path / "pictures").iterdir())
+    assert [path.name for path in drawn] == [f"{name}.jpg" for name in names]
+    with Image.open(drawn[0]) as picture:
+        assert picture.format == "JPEG"
+        assert picture.size[0] > 5 * 96
+
+
+def test_nothing_is_drawn_where_nothing_shall_be(tmp_path):
+    observer = callback(n_drawn=0)
+    fit(tmp_path, observer)
+    assert len(observer.directory.files()) == 1
+    assert not (observer.directory.path / "pictures").exists()

@@ -1,0 +1,192 @@
+"""A resumed run goes on where it was: its curves, its records, its probe."""
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import CSVLogger
+
+from lit_decom import Probe
+from lit_decom.records import RunDirectory
+from tests.helpers.modules import Keep, Spots, callback, fit, loader, probe, seed_all, tiny, trainer
+
+
+def part(root, observer, max_epochs, ckpt_path=None, **arguments):
+    """Train to `max_epochs`, from a checkpoint or from the start; returns the last checkpoint."""
+    module = tiny()
+    # A checkpoint holds no random state, so that a resumed training drops out other units.
+    module.drop.p = 0.0
+    fit(root, Keep(root / "checkpoints"), observer, module=module, max_epochs=max_epochs, ckpt_path=ckpt_path, **arguments)
+    return root / "checkpoints" / f"epoch={max_epochs - 1}.ckpt"
+
+
+def without_time(history):
+    return [{key: value for key, value in numbers.items() if key != "seconds"} for numbers in history]
+
+
+def same(left, right) -> bool:
+    """Whether two records hold the same, the time they took and where they lie excepted."""
+    for name, value in vars(left).items():
+        other = vars(right)[name]
+        if isinstance(value, torch.Tensor):
+            if not torch.equal(value.nan_to_num(7.5), other.nan_to_num(7.5)):
+                return False
+        elif name == "numbers":
+            if without_time([value]) != without_time([other]):
+                return False
+        elif value != other:
+            return False
+    return True
+
+
+@pytest.mark.parametrize(("validate", "scored"), [(True, ()), (False, ()), (True, "default")])
+def test_two_and_two_epochs_are_four(tmp_path, validate, scored):
+    whole = callback(metrics=scored)
+    part(tmp_path / "whole", whole, 4, validate=validate)
+    first, second = callback(metrics=scored), callback(metrics=scored)
+    checkpoint = part(tmp_path / "parts", first, 2, validate=validate)
+    part(tmp_path / "parts", second, 4, checkpoint, validate=validate)
+    assert second.directory.path == first.directory.path
+    assert without_time(second._history) == without_time(whole._history)
+    halves, entire = list(second.directory.records()), list(whole.directory.records())
+    assert len(halves) == len(entire) == 4
+    assert all(same(*records) for records in zip(halves, entire, strict=True))
+
+
+def test_the_comparison_of_records_sees_a_difference(tmp_path):
+    observer = callback()
+    part(tmp_path, observer, 2)
+    first, second = observer.directory.records()
+    assert same(first, first)
+    assert not same(first, second)
+
+
+def test_going_on_from_an_earlier_checkpoint_sets_the_later_records_aside(tmp_path):
+    first = callback()
+    part(tmp_path, first, 4)
+    checkpoint = tmp_path / "checkpoints" / "epoch=1.ckpt"
+    names = [file.name for file in first.directory.files()]
+    second = callback()
+    part(tmp_path, second, 3, checkpoint)
+    kept = [file.name for file in second.directory.files()]
+    assert kept == names[:3]
+    aside = sorted(file.name for file in second.directory.path.glob("*.superseded"))
+    assert aside == [f"{name}.superseded" for name in names[2:]]
+    assert [numbers["epoch"] for numbers in second._history] == [0, 1, 2]
+
+
+def test_records_of_manual_optimisation_are_set_aside_by_the_step_they_bear(tmp_path):
+    from tests.callbacks.test_host import TwoOptimizers
+
+    def run(observer, max_epochs, ckpt_path=None):
+        module, keep = tiny(TwoOptimizers), Keep(tmp_path / "checkpoints")
+        fit(tmp_path, keep, observer, module=module, max_epochs=max_epochs, ckpt_path=ckpt_path)
+
+    first, second = callback(), callback()
+    run(first, 4)
+    run(second, 3, tmp_path / "checkpoints" / "epoch=0.ckpt")
+    # The global step counts two optimizers and is twice as far as the step of a record.
+    assert len(list(second.directory.path.glob("*.superseded"))) == 3
+    assert len(second.directory.files()) == 3
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_run_resumed_in_the_middle_of_an_epoch_goes_on(tmp_path):
+    first, second, keep = callback(), callback(), Keep(tmp_path / "checkpoints", every_batch=True)
+    fit(tmp_path, keep, first, module=tiny(), max_epochs=2, val_check_interval=0.5)
+    checkpoint = tmp_path / "checkpoints" / "step=3.ckpt"
+    fit(tmp_path, second, module=tiny(), max_epochs=2, val_check_interval=0.5, ckpt_path=checkpoint)
+    assert [numbers["step"] for numbers in second._history] == [1, 3, 5, 7]
+    assert [record.step for record in second.directory.records()] == [1, 3, 5, 7]
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_changed_probe_is_refused_by_name(tmp_path, found):
+    checkpoint = part(tmp_path, callback(), 1)
+    shown = probe()
+    other = Probe.from_tensors(shown.images + 0.01, shown.labels, ids=shown.ids) if found else probe(5)
+    words = rf"digest {shown.digest[:12]}.*digest {other.digest[:12]} and {'the same' if found else 'other'} ids"
+    with pytest.raises(MisconfigurationException, match=words):
+        part(tmp_path, callback(probe=other), 2, checkpoint)
+
+
+def test_a_probe_found_in_changed_data_is_refused(tmp_path):
+    checkpoint = part(tmp_path, callback(probe=4), 1)
+    run = trainer(tmp_path, callback(probe=4), max_epochs=2)
+    with pytest.raises(MisconfigurationException, match="start a new run"):
+        run.fit(tiny(), loader(), loader(Spots(8, seed=99)), ckpt_path=checkpoint)
+
+
+def test_the_state_is_made_of_tensors_and_primitives(tmp_path):
+    checkpoint = part(tmp_path, callback(metrics="default"), 2)
+    state = torch.load(checkpoint, weights_only=True)["callbacks"]
+    (ours,) = [value for key, value in state.items() if "DecomCAM" in key]
+    assert len(ours["history"]) == 2
+    assert ours["probe_digest"] == probe().digest
+
+    def check(value):
+        if isinstance(value, dict):
+            assert all(isinstance(key, str | int) for key in value)
+            for entry in value.values():
+                check(entry)
+        elif isinstance(value, list | tuple):
+            for entry in value:
+                check(entry)
+        else:
+            assert isinstance(value, torch.Tensor | str | int | float | bool | None)
+
+    check(ours)
+
+
+def test_a_run_goes_on_in_a_new_directory_where_the_old_one_is_gone_or_anothers(tmp_path):
+    first = callback()
+    checkpoint = part(tmp_path, first, 1)
+    (first.directory.path / "run.json").write_text('{"run_id": "another"}')
+    second = callback()
+    part(tmp_path, second, 2, checkpoint)
+    assert second.directory.path != first.directory.path
+    assert [record.epoch for record in second.directory.records()] == [1]
+    assert [numbers["epoch"] for numbers in second._history] == [0, 1]
+    assert [record.epoch for record in first.directory.records()] == [0]
+
+
+def test_a_given_directory_goes_on_to_hold_all_records(tmp_path):
+    checkpoint = part(tmp_path, callback(dirpath=tmp_path / "maps"), 2)
+    part(tmp_path, callback(dirpath=tmp_path / "maps"), 3, checkpoint)
+    assert [record.epoch for record in RunDirectory(tmp_path / "maps").records()] == [0, 1, 2]
+
+
+def test_a_given_directory_of_another_run_is_refused_before_training(tmp_path):
+    part(tmp_path, callback(dirpath=tmp_path / "maps"), 1)
+    module = tiny()
+    with pytest.raises(MisconfigurationException, match="to be this run's own, but it holds records of run"):
+        fit(tmp_path, callback(dirpath=tmp_path / "maps"), module=module)
+    assert torch.equal(module.head.weight, tiny().head.weight)
+    assert len(RunDirectory(tmp_path / "maps").files()) == 1
+
+
+def test_a_run_resumed_under_another_version_of_the_logger_appends_to_its_records(tmp_path):
+    first, second = callback(), callback()
+    checkpoint = part(tmp_path, first, 1, logger=CSVLogger(tmp_path, name="logs"))
+    part(tmp_path, second, 2, checkpoint, logger=CSVLogger(tmp_path, name="logs"))
+    assert second.directory.path == first.directory.path == tmp_path / "logs" / "version_0" / "decomcam"
+    assert len(second.directory.files()) == 2
+
+
+def test_resuming_leaves_training_alone(tmp_path):
+    weights = []
+    for observers in ([callback()], []):
+        folder = tmp_path / str(len(observers))
+        seed_all(3)
+        fit(tmp_path, Keep(folder), *observers, module=tiny(), max_epochs=2)
+        module = tiny()
+        seed_all(4)
+        fit(tmp_path, *observers, module=module, max_epochs=3, ckpt_path=folder / "epoch=0.ckpt")
+        weights.append(module.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_a_checkpoint_without_the_callback_starts_new_curves(tmp_path):
+    fit(tmp_path, Keep(tmp_path / "checkpoints"), module=tiny(), max_epochs=1)
+    observer = callback()
+    part(tmp_path, observer, 2, tmp_path / "checkpoints" / "epoch=0.ckpt")
+    assert [numbers["epoch"] for numbers in observer._history] == [1]

@@ -1,0 +1,113 @@
+"""Baselines by hand, against another library, and on a network whose maps are known on paper."""
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+
+from lit_decom import METHODS, capture
+from lit_decom.functional.cam import channel_weights
+from tests.helpers.networks import Patches, SmallCNN, golden, noise_images, plain_evidence, seeded, transformer
+
+PICTURE = torch.zeros(1, 3, 8, 8)
+PICTURE[0, 0, 0:2, 0:2] = 1.0
+PICTURE[0, 1, 2:4, 4:8] = 0.5
+PICTURE[0, 2, 6:8, 0:2] = 1.0
+HEAD = [[2.0, 1.0, -3.0], [0.0, 0.0, 0.0]]
+
+
+def one_hot(**at):
+    grid = torch.zeros(4, 4)
+    for name, value in at.items():
+        grid[int(name[1]), int(name[2])] = value
+    return grid
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # The gradient of a channel is its weight in the head over 16 positions, everywhere the same.
+        ("grad_cam", one_hot(p00=2 / 16, p12=0.5 / 16, p13=0.5 / 16)),
+        ("hi_res_cam", one_hot(p00=2 / 16, p12=0.5 / 16, p13=0.5 / 16)),
+        ("layer_cam", one_hot(p00=2 / 16, p12=0.5 / 16, p13=0.5 / 16)),
+        ("x_grad_cam", one_hot(p00=2 / 16, p12=0.5 / 16, p13=0.5 / 16)),
+        # Sixteen positions of g^3 / (2 g^2 + sum(a) g^3) = g / (2 + g) for sum(a) = 1.
+        ("grad_cam_pp", one_hot(p00=16 * 0.125 / 2.125, p12=8 * 0.0625 / 2.0625, p13=8 * 0.0625 / 2.0625)),
+    ],
+)
+def test_maps_known_on_paper(name, expected):
+    found = METHODS[name]()(capture(Patches(HEAD), "colours", PICTURE, 0))
+    torch.testing.assert_close(found[0], expected)
+
+
+def test_eigen_grad_cam_is_blank_where_the_leading_pattern_speaks_against_the_target():
+    # Blue has the largest weight, a negative one: with the sign of the evidence nothing of its pattern is left.
+    assert not METHODS["eigen_grad_cam"]()(capture(Patches(HEAD), "colours", PICTURE, 0)).any()
+
+
+def test_eigen_cam_is_the_leading_pattern_whatever_the_target():
+    picture = PICTURE.clone()
+    picture[0, 2] *= 3
+    for target in (0, 1):
+        found = METHODS["eigen_cam"]()(capture(Patches(HEAD), "colours", picture, target))
+        torch.testing.assert_close(found[0], one_hot(p30=3.0))
+
+
+@pytest.mark.parametrize("name", ["eigen_cam", "eigen_grad_cam"])
+def test_eigen_methods_are_the_leading_right_singular_vector(name):
+    evidence = capture(seeded(SmallCNN()), "stage2", noise_images(), "predicted")
+    maps = evidence.activations if name == "eigen_cam" else evidence.activations * evidence.gradients
+    found = METHODS[name]()(evidence)
+    for image in range(4):
+        left, values, right = np.linalg.svd(maps[image].flatten(1).double().numpy(), full_matrices=False)
+        expected = np.maximum(np.sign(left[:, 0].sum()) * values[0] * right[0], 0)
+        np.testing.assert_allclose(found[image].flatten(), expected, atol=1e-5 * values[0])
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "hi_res_cam", "layer_cam", "x_grad_cam", "grad_cam_pp"])
+def test_gradient_methods_are_their_formula_position_by_position(name):
+    network, images = seeded(SmallCNN()), noise_images()
+    found = METHODS[name]()(capture(network, "stage2", images, 1))
+    _, activations, gradients = plain_evidence(network, "stage2", images, [1] * 4)
+    for a, g, cam in zip(activations.double().numpy(), gradients.double().numpy(), found, strict=True):
+        if name == "hi_res_cam":
+            total = (g * a).sum(axis=0)
+        elif name == "layer_cam":
+            total = (np.maximum(g, 0) * a).sum(axis=0)
+        else:
+            if name == "grad_cam":
+                w = g.mean(axis=(1, 2))
+            elif name == "x_grad_cam":
+                mass = a.sum(axis=(1, 2))
+                w = np.divide((g * a).sum(axis=(1, 2)), mass, out=np.zeros_like(mass), where=mass != 0)
+            else:
+                below = 2 * g**2 + a.sum(axis=(1, 2), keepdims=True) * g**3
+                w = (np.maximum(g, 0) * np.divide(g**2, below, out=np.zeros_like(g), where=below != 0)).sum(axis=(1, 2))
+            total = sum(weight * channel for weight, channel in zip(w, a, strict=True))
+        np.testing.assert_allclose(cam, np.maximum(total, 0), rtol=1e-4, atol=1e-6 * np.abs(total).max())
+
+
+@pytest.mark.parametrize("which", ["golden", "small"])
+def test_class_weighted_channel_maps_agree_with_captum(which):
+    if which == "golden":
+        network, vectors = golden()
+        layer, images, targets = "relu3", vectors.images, vectors.targets
+    else:
+        network, layer, images, targets = seeded(SmallCNN()), "stage1", noise_images(), torch.tensor([3, 0, 4, 1])
+    evidence = capture(network, layer, images, targets)
+    weights = channel_weights(evidence.activations, evidence.gradients, "mean")
+    layer_grad_cam = captum.attr.LayerGradCam(network, network.get_submodule(layer))
+    expected = layer_grad_cam.attribute(
+        images.clone(), target=targets, attr_dim_summation=False, relu_attributions=False
+    )
+    found = evidence.activations * weights[:, :, None, None]
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
+    summed = layer_grad_cam.attribute(images.clone(), target=targets, relu_attributions=True)
+    torch.testing.assert_close(METHODS["grad_cam"]()(evidence), summed[:, 0].detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_baselines_explain_tokens():
+    evidence = capture(transformer(prefix=1), "blocks.1", noise_images(), "predicted")
+    for method in METHODS.values():
+        options = {"n_components": 3} if method.__name__ == "DecomCAM" else {}
+        assert method(**options)(evidence).shape == (4, 8, 8)

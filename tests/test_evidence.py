@@ -1,0 +1,728 @@
+import copy
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lit_decom import DecomCAM, capture, find_target_layer, observing
+from lit_decom.models import TargetLayerError
+from tests.helpers.networks import (
+    Answering,
+    ChannelsLast,
+    Counting,
+    Drawing,
+    Faulty,
+    Flattening,
+    InPlaceAfter,
+    NoGradBackbone,
+    Pair,
+    Patches,
+    SmallCNN,
+    Transformer,
+    Twice,
+    golden,
+    noise_images,
+    plain_evidence,
+    seeded,
+    transformer,
+)
+
+TARGETS = torch.tensor([0, 3, 1, 4])
+
+
+def assert_plain(evidence, network, layer, images, *, targets=TARGETS, to_grid=lambda rows: rows):
+    """The evidence is what a plain forward and backward pass of each image leaves behind."""
+    logits, activations, gradients = plain_evidence(network, layer, images, targets)
+    torch.testing.assert_close(evidence.logits, logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(evidence.activations, to_grid(activations), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(evidence.gradients, to_grid(gradients), rtol=1e-4, atol=1e-6)
+    assert evidence.gradients.abs().sum(dim=(1, 2, 3)).min() > 0
+
+
+def everything(network):
+    """All about a network that an observer might change: tensors by value, ``.grad`` and buffers by identity as well."""
+    return {
+        "state": {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        "buffers": {name: id(buffer) for name, buffer in network.named_buffers()},
+        "names": [sorted(module._buffers) for module in network.modules()],
+        "none": [name for module in network.modules() for name, held in module._buffers.items() if held is None],
+        "modes": [module.training for module in network.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in network.parameters()],
+        "grads": [id(parameter.grad) for parameter in network.parameters()],
+        "grad_values": [None if p.grad is None else p.grad.clone() for p in network.parameters()],
+        "hooks": [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in network.modules()],
+        "python": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002 -- the global one is the point
+        "torch": torch.get_rng_state(),
+        "precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def assert_unchanged(network, before):
+    after = everything(network)
+    torch.testing.assert_close(after.pop("state"), before["state"], rtol=0, atol=0)
+    torch.testing.assert_close(after.pop("grad_values"), before["grad_values"], rtol=0, atol=0)
+    assert torch.equal(after.pop("torch"), before["torch"])
+    assert after == {name: before[name] for name in after}
+
+
+def half_trained(network_class=SmallCNN):
+    """In the middle of accumulating gradients, with a frozen BatchNorm, a frozen weight and one without gradient."""
+    network = seeded(network_class()).train()
+    network.stage1[1].eval()
+    network.stage1[0].weight.requires_grad_(requires_grad=False)
+    for row, parameter in enumerate(network.parameters()):
+        parameter.grad = None if row == 3 else torch.full_like(parameter, 0.5)
+    return network
+
+
+# ----- observing
+
+
+def test_inside_everything_is_as_an_observer_needs_it():
+    network = half_trained()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), observing(network):
+        assert not any(module.training for module in network.modules())
+        assert all(parameter.grad is None for parameter in network.parameters())
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("network_class", [SmallCNN, Counting, Drawing])
+def test_afterwards_everything_is_as_before(network_class):
+    network = half_trained(network_class)
+    before = everything(network)
+    with observing(network):
+        network(noise_images(2)).sum().backward()
+        network.train()
+        for parameter in network.parameters():
+            parameter.requires_grad_(requires_grad=False)
+        random.random()
+        np.random.rand()  # noqa: NPY002
+        torch.rand(3)
+        torch.manual_seed(3)
+    assert_unchanged(network, before)
+
+
+@pytest.mark.parametrize("network_class", [SmallCNN, Counting, Drawing])
+def test_an_exception_inside_changes_nothing_either(network_class):
+    network = half_trained(network_class)
+    before = everything(network)
+    with pytest.raises(RuntimeError), observing(network):
+        network(noise_images(2)[:, :2] + torch.rand(()))
+    assert_unchanged(network, before)
+
+
+def test_it_can_be_entered_inside_itself():
+    network = half_trained(Counting)
+    before = everything(network)
+    with observing(network):
+        with observing(network):
+            network(noise_images(2))
+        assert not any(module.training for module in network.modules())
+        assert network.in_place == 0
+        network(noise_images(2))
+        assert network.in_place == 1
+    assert_unchanged(network, before)
+
+
+def test_a_grad_made_before_is_the_same_object_with_the_same_content():
+    network = half_trained()
+    held = network.head.weight.grad
+    with observing(network):
+        network(noise_images(2)).sum().backward()
+        assert network.head.weight.grad is not held
+    assert network.head.weight.grad is held
+    assert torch.equal(held, torch.full_like(held, 0.5))
+
+
+def test_gradient_and_inference_modes_are_as_before():
+    network = seeded(SmallCNN())
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+            with observing(network):
+                pass
+            assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+
+
+@pytest.fixture
+def _precision():
+    backends = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+    before = torch.get_float32_matmul_precision(), [backend.fp32_precision for backend in backends]
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    for backend, precision in zip(backends, before[1], strict=True):
+        backend.fp32_precision = precision
+
+
+@pytest.mark.usefixtures("_precision")
+@pytest.mark.parametrize("precision", ["medium", "high", "highest"])
+def test_matrix_products_are_exact_inside_and_as_before_outside(precision):
+    torch.set_float32_matmul_precision(precision)
+    flag = torch.backends.mkldnn.matmul.fp32_precision
+    a = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    with observing(seeded(SmallCNN())):
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        torch.testing.assert_close((a @ a).double(), a.double() @ a.double(), rtol=0, atol=5e-5)
+    assert torch.get_float32_matmul_precision() == precision
+    assert torch.backends.mkldnn.matmul.fp32_precision == flag
+
+
+@pytest.mark.usefixtures("_precision")
+def test_the_precision_may_be_set_by_either_of_torchs_two_ways():
+    # Mixed, torch's older getter raises, and must not be asked.
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.backends.mkldnn.conv.fp32_precision = "bf16"
+    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+        torch.get_float32_matmul_precision()
+    network, images = seeded(SmallCNN()), noise_images()
+    evidence = capture(network, "stage2", images, TARGETS)
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
+    torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"
+    assert_plain(evidence, network, "stage2", images)
+
+
+# ----- capture: what it finds
+
+
+@pytest.mark.parametrize("layer", ["stage1", "stage2", "stage1.0", "stage2.1"])
+def test_evidence_is_what_a_plain_pass_leaves_behind(layer):
+    network, images = seeded(SmallCNN()), noise_images()
+    assert_plain(capture(network, layer, images, TARGETS), network, layer, images)
+
+
+def test_evidence_known_on_paper():
+    images = torch.zeros(1, 3, 4, 6)
+    images[0, 1, 0:2, 2:4] = 1.0
+    evidence = capture(Patches([[1.0, 2.0, 3.0], [0.0, -6.0, 0.5]]), "colours", images, 1)
+    expected = torch.zeros(1, 3, 2, 3)
+    expected[0, 1, 0, 1] = 1.0
+    torch.testing.assert_close(evidence.activations, expected)
+    torch.testing.assert_close(evidence.logits, torch.tensor([[2.0, -6.0]]) / 6)
+    gradients = torch.tensor([0.0, -1.0, 0.5 / 6])[None, :, None, None].expand(1, 3, 2, 3)
+    torch.testing.assert_close(evidence.gradients, gradients)
+
+
+@pytest.mark.parametrize("network_class", [Flattening, InPlaceAfter, Drawing, Counting])
+def test_networks_that_do_inconvenient_things(network_class):
+    network, images = seeded(network_class()), noise_images()
+    layer = "layer" if network_class is InPlaceAfter else "stage2"
+    assert_plain(capture(network, layer, images, TARGETS), network, layer, images)
+
+
+def test_a_layer_whose_input_is_changed_in_place_afterwards_keeps_its_activations():
+    network, images = seeded(InPlaceAfter()), noise_images()
+    evidence = capture(network, "layer", images, 0)
+    torch.testing.assert_close(evidence.activations, network.features(images).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_channels_last_maps_come_channels_first():
+    network, images = seeded(ChannelsLast()), noise_images()
+    evidence = capture(network, "block", images, TARGETS)
+    assert_plain(evidence, network, "block", images, to_grid=lambda rows: rows.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("sequence_first", [False, True])
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+def test_tokens_become_maps_without_class_and_register_tokens(prefix, sequence_first):
+    network, images = transformer(prefix=prefix, sequence_first=sequence_first), noise_images()
+    reference = transformer(prefix=prefix)
+    evidence = capture(network, "blocks.1", images, TARGETS)
+    assert_plain(evidence, reference, "blocks.1", images, to_grid=lambda rows: rows[:, prefix:].mT.unflatten(2, (8, 8)))
+
+
+@pytest.mark.parametrize("sequence_first", [False, True])
+def test_as_many_images_as_tokens_are_not_mixed_up(sequence_first):
+    # 16 patches and a class token, 17 images: (17, 17, C) does not say which is which.
+    network = transformer(size=16, sequence_first=sequence_first)
+    images = noise_images(17, 16)
+    together = capture(network, "blocks.1", images, 2)
+    for row in (0, 5, 16):
+        alone = capture(network, "blocks.1", images[row : row + 1], 2)
+        torch.testing.assert_close(together.activations[row], alone.activations[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.gradients[row], alone.gradients[0], rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_is_its_images_one_by_one():
+    network, images = seeded(SmallCNN()), noise_images()
+    together = capture(network, "stage2", images, TARGETS)
+    for row in range(4):
+        alone = capture(network, "stage2", images[row : row + 1], TARGETS[row : row + 1])
+        for name in ("logits", "activations", "gradients"):
+            torch.testing.assert_close(getattr(together, name)[row], getattr(alone, name)[0], rtol=1e-5, atol=1e-6)
+
+
+# ----- capture: in any state
+
+
+@pytest.mark.parametrize("mode", ["train", "no_grad", "inference", "autocast", "eval", "medium"])
+def test_the_callers_modes_change_neither_the_evidence_nor_themselves(mode, request):
+    network, images = seeded(SmallCNN()), noise_images()
+    expected = capture(network, "stage2", images, TARGETS)
+    contexts = {
+        "no_grad": torch.no_grad,
+        "inference": torch.inference_mode,
+        "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    }
+    if mode == "medium":
+        request.getfixturevalue("_precision")
+        torch.set_float32_matmul_precision("medium")
+    network.train(mode != "eval")
+    before = everything(network)
+    with contexts.get(mode, torch.enable_grad)():
+        evidence = capture(network, "stage2", images, TARGETS)
+        decomposition = DecomCAM(n_components=3).decompose(evidence)
+    assert_unchanged(network, before)
+    for name in ("logits", "activations", "gradients"):
+        found = getattr(evidence, name)
+        assert torch.equal(found, getattr(expected, name))
+        assert not found.is_inference()
+        assert not found.requires_grad
+    assert torch.equal(decomposition.scores, DecomCAM(n_components=3).decompose(expected).scores)
+
+
+@pytest.mark.parametrize("network_class", [SmallCNN, Counting, Drawing])
+def test_a_half_trained_network_is_as_before(network_class):
+    network = half_trained(network_class)
+    before = everything(network)
+    evidence = capture(network, "stage2", noise_images(), TARGETS)
+    DecomCAM(n_components=3).decompose(evidence)
+    evidence.relogits(noise_images(4)[:, None])
+    assert_unchanged(network, before)
+
+
+def test_inference_tensors_as_images_targets_and_normalisation():
+    network = seeded(SmallCNN())
+    with torch.inference_mode():
+        images, targets, mean, std = noise_images(), TARGETS.clone(), torch.zeros(3), torch.ones(3)
+    for targets_given in (targets, "contrast"):
+        evidence = capture(network, "stage2", images, targets_given, mean=mean, std=std)
+        found = DecomCAM(n_components=3, integration="notebook").decompose(evidence)
+        assert not evidence.images.is_inference()
+        assert found.scores.isfinite().all()
+    assert_plain(capture(network, "stage2", images, targets), network, "stage2", images.clone())
+
+
+def test_training_goes_on_after_a_capture_under_inference_mode():
+    # A module that caches what it computes would keep an inference tensor that autograd refuses.
+    class Caching(SmallCNN):
+        def forward(self, images):
+            if not hasattr(self, "scale"):
+                self.scale = torch.full((12, 1, 1), 2.0) * 1
+            return self.head((self.features(images) * self.scale).mean(dim=(2, 3)))
+
+    network = seeded(Caching())
+    with torch.inference_mode():
+        DecomCAM(n_components=2).decompose(capture(network, "stage2", noise_images(), 0))
+    network.train()(noise_images()).sum().backward()
+
+
+def test_a_frozen_network_is_explained_like_any_other():
+    network, images = seeded(SmallCNN()), noise_images()
+    expected = capture(network, "stage2", images, TARGETS)
+    network.requires_grad_(requires_grad=False)
+    evidence = capture(network, "stage2", images, TARGETS)
+    assert torch.equal(evidence.gradients, expected.gradients)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("layer", ["stage1", "stage2"])
+def test_a_backbone_run_without_recording_is_explained_like_any_other(layer):
+    # The pooling behind the layer is in the block that does not record, too.
+    network, images = seeded(NoGradBackbone()), noise_images()
+    evidence = capture(network, layer, images, TARGETS)
+    assert_plain(evidence, seeded(SmallCNN()), layer, images)
+    assert find_target_layer(network, images=images).name == "stage2"
+    assert torch.is_grad_enabled()
+
+
+def test_checkpointing_behind_the_layer():
+    class Checkpointing(SmallCNN):
+        def forward(self, images):
+            features = checkpoint(self.stage2, self.stage1(images), use_reentrant=False)
+            return self.head(features.mean(dim=(2, 3)))
+
+    network, images = seeded(Checkpointing()), noise_images()
+    assert_plain(capture(network, "stage1", images, TARGETS), seeded(SmallCNN()), "stage1", images)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_are_run_in_float32(dtype):
+    network = seeded(SmallCNN()).to(dtype)
+    # A buffer that is not part of a parameter's module is widened as well.
+    widened = copy.deepcopy(network).float()
+    images = noise_images()
+    before = everything(network)
+    evidence = capture(network, "stage2", images.to(dtype), TARGETS)
+    assert {getattr(evidence, name).dtype for name in ("images", "logits", "activations", "gradients")} == {
+        torch.float32
+    }
+    assert_plain(evidence, widened, "stage2", images.to(dtype).float())
+    assert DecomCAM(n_components=3).decompose(evidence).scores.dtype == torch.float32
+    assert_unchanged(network, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_float64_network_stays_in_float64(dtype):
+    network, images = seeded(SmallCNN()).double(), noise_images()
+    evidence = capture(network, "stage2", images.to(dtype), TARGETS)
+    assert {getattr(evidence, name).dtype for name in ("logits", "activations", "gradients")} == {torch.float64}
+    assert_plain(evidence, network, "stage2", images.double())
+    found = DecomCAM(n_components=3).decompose(evidence)
+    exact = DecomCAM(n_components=3).decompose(capture(network.float(), "stage2", images, TARGETS))
+    torch.testing.assert_close(found.scores.float(), exact.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_a_single_float64_parameter_does_not_make_a_float64_network():
+    network = seeded(SmallCNN())
+    network.temperature = nn.Parameter(torch.ones((), dtype=torch.float64))
+    assert capture(network, "stage2", noise_images(), 0).logits.dtype == torch.float32
+
+
+def compiled_whole(network):
+    return torch.compile(network, backend="eager")
+
+
+def compiled_in_place(network):
+    network.compile(backend="eager")
+    return network
+
+
+def compiled_forward(network):
+    network.forward = torch.compile(network.forward, backend="eager")
+    return network
+
+
+def compiled_part(network):
+    network.stage1 = torch.compile(network.stage1, backend="eager")
+    network.stage2.compile(backend="eager")
+    return network
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", [compiled_whole, compiled_in_place, compiled_forward, compiled_part])
+@pytest.mark.parametrize("warm", [True, False])
+def test_compiled_networks_are_explained_like_any_other(compiled, warm):
+    images = noise_images()
+    expected = capture(seeded(SmallCNN()), "stage2", images, TARGETS)
+    network = compiled(seeded(SmallCNN()))
+    if warm:
+        network(images)
+        network.train()(images).sum().backward()
+        network.eval()
+        network.load_state_dict(compiled(seeded(SmallCNN())).state_dict())
+    evidence = capture(network, "stage2", images, TARGETS)
+    torch.testing.assert_close(evidence.gradients, expected.gradients)
+    found = DecomCAM(n_components=3).decompose(evidence)
+    torch.testing.assert_close(found.scores, DecomCAM(n_components=3).decompose(expected).scores)
+    assert find_target_layer(network, images=images).name == "stage2"
+    torch.testing.assert_close(network(images), expected.logits)
+
+
+# ----- what the network answers
+
+
+@pytest.mark.parametrize(
+    ("wrap", "read"),
+    [
+        (lambda logits: logits, None),
+        (lambda logits: {"loss": None, "logits": logits}, None),
+        (lambda logits: SimpleNamespace(logits=logits, loss=None), None),
+        (lambda logits: (None, logits), lambda output: output[1]),
+        (lambda logits: {"scores": logits}, lambda output: output["scores"]),
+        (lambda logits: logits[:, :, None], lambda output: output[..., 0]),
+    ],
+    ids=["tensor", "mapping", "attribute", "tuple", "other key", "other shape"],
+)
+def test_logits_are_found_or_read(wrap, read):
+    network, images = seeded(Answering(wrap)), noise_images()
+    evidence = capture(network, "stage2", images, TARGETS, logits=read)
+    assert_plain(evidence, seeded(SmallCNN()), "stage2", images)
+    assert find_target_layer(network, images=images, logits=read).name == "layer"
+    again = evidence.relogits(images[:, None])
+    torch.testing.assert_close(again[:, 0], evidence.logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "got"),
+    [
+        (lambda logits: (None, logits), "tuple"),
+        (lambda logits: {"scores": logits}, "dict"),
+        (lambda logits: logits[:, :, None], r"\(4, 5, 1\)"),
+        (lambda logits: logits.argmax(1), r"\(4,\)"),
+        (lambda logits: logits.argmax(1, keepdim=True), r"\(4, 1\)"),
+    ],
+)
+def test_an_answer_without_logits_is_refused_with_the_remedy(wrap, got):
+    with pytest.raises(ValueError, match=rf"Expected the model to return logits \(B, N\), but got {got}.*`logits=`"):
+        capture(seeded(Answering(wrap)), "stage2", noise_images(), 0)
+
+
+def test_logits_for_other_images_are_refused():
+    with pytest.raises(ValueError, match=r"Expected logits for 4 images, but got \(2, 5\)"):
+        capture(seeded(Answering(lambda logits: logits[:2])), "stage2", noise_images(), 0)
+
+
+@pytest.mark.parametrize(
+    "wrap_layer",
+    [lambda features: (features, "weights"), lambda features: [features, None], lambda features: Pair(features, "w")],
+    ids=["tuple", "list", "named tuple"],
+)
+def test_a_layer_may_return_more_than_its_features(wrap_layer):
+    network, images = seeded(Answering(wrap_layer=wrap_layer)), noise_images()
+    evidence = capture(network, "layer", images, TARGETS)
+    reference = capture(seeded(SmallCNN()), "stage2", images, TARGETS)
+    torch.testing.assert_close(evidence.gradients, reference.gradients)
+
+
+# ----- what is explained
+
+
+def test_one_class_for_all_and_the_predicted_class():
+    network, images = seeded(SmallCNN()), noise_images(8)
+    fixed = capture(network, "stage2", images, 2)
+    assert fixed.targets.tolist() == [2] * 8
+    assert torch.equal(fixed.gradients, capture(network, "stage2", images, torch.full((8,), 2)).gradients)
+    predicted = capture(network, "stage2", images, "predicted")
+    assert torch.equal(predicted.targets, fixed.logits.argmax(dim=1))
+    assert predicted.targets.unique().numel() > 1
+    assert torch.equal(predicted.gradients, capture(network, "stage2", images, predicted.targets).gradients)
+
+
+def test_targets_are_int64_whatever_came():
+    for targets in (torch.tensor([1, 2, 0, 1], dtype=torch.int32), torch.tensor([1, 2, 0, 1], dtype=torch.uint8), 3):
+        assert capture(seeded(SmallCNN()), "stage2", noise_images(), targets).targets.dtype == torch.int64
+
+
+def test_the_contrast_pair_is_that_of_the_unaltered_image():
+    network, images = seeded(SmallCNN()), noise_images()
+    evidence = capture(network, "stage2", images, "contrast")
+    first, second = evidence.logits.topk(2, dim=1).indices.unbind(1)
+    assert torch.equal(evidence.targets, first)
+    apart = [capture(network, "stage2", images, classes).gradients for classes in (first, second)]
+    torch.testing.assert_close(evidence.gradients, apart[0] - apart[1], rtol=1e-4, atol=1e-7)
+    # Altered logits in another order are still scored by the pair of the unaltered image.
+    altered = torch.arange(20.0).view(4, 5)
+    rows = torch.tensor([3, 0, 0, 1])
+    expected = [altered[n, first[row]] - altered[n, second[row]] for n, row in enumerate(rows.tolist())]
+    torch.testing.assert_close(evidence.score(altered, rows), torch.stack(expected))
+
+
+def test_a_callable_scores_each_image_by_itself():
+    network, images = seeded(SmallCNN()), noise_images()
+    factors = torch.tensor([1.0, -2.0, 3.0, 0.5])
+    evidence = capture(network, "stage2", images, lambda logits, rows: factors[rows] * logits[:, 2])
+    assert evidence.targets.tolist() == [-1] * 4
+    plain = capture(network, "stage2", images, 2)
+    torch.testing.assert_close(evidence.gradients, plain.gradients * factors[:, None, None, None])
+    found = DecomCAM(n_components=2, positive_only=False).decompose(evidence)
+    expected = DecomCAM(n_components=2, positive_only=False).decompose(plain)
+    torch.testing.assert_close(found.reference_scores, factors * expected.reference_scores)
+
+
+def test_a_score_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"Expected `targets` to score each of 4 images, but got \(4, 5\)"):
+        capture(seeded(SmallCNN()), "stage2", noise_images(), lambda logits, rows: logits)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (torch.tensor([0, 1, 2, 5]), r"`targets` to be between 0 and 4, but got 0 to 5"),
+        (torch.tensor([0, -1, 2, 3]), r"`targets` to be between 0 and 4, but got -1 to 3"),
+        (5, r"`targets` to be between 0 and 4, but got 5 to 5"),
+        (torch.tensor([0, 1]), r"`targets` to be \(4,\) class indices, but got \(2,\)"),
+        (torch.zeros(4, 5, dtype=torch.long), r"`targets` to be \(4,\) class indices, but got \(4, 5\)"),
+        (torch.zeros(4), r"`targets` to be \(4,\) class indices, but got \(4,\) torch\.float32"),
+        ("label", r"`targets` to be classes, 'predicted' or 'contrast', but got 'label'"),
+    ],
+)
+def test_bad_targets_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        capture(seeded(SmallCNN()), "stage2", noise_images(), targets)
+
+
+def test_a_contrast_needs_two_classes():
+    with pytest.raises(ValueError, match=r"at least 2 logits for `targets='contrast'`, but got 1"):
+        capture(seeded(SmallCNN(n_classes=1)), "stage2", noise_images(), "contrast")
+
+
+# ----- what cannot be explained
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("stage3", r"`target_layer` to be a submodule of Twice, but got 'stage3'\. Known ones: stage1, .*head"),
+        ("0", r"`target_layer` to name one submodule, but '0' fits stage1\.0, stage2\.0"),
+        (
+            "head",
+            r"`target_layer` 'head' to return a feature grid .* but it returns \(4, 5\) for images \(4, 3, 32, 32\)",
+        ),
+        ("shared", r"`target_layer` 'shared' to run once in a forward pass, but it ran 2 times\. Choose the block"),
+        ("unused", r"`target_layer` 'unused' to run once in a forward pass, but it ran 0 times\. Is it part"),
+        ("aside", r"target score to depend on `target_layer` 'aside', but no gradient arrives there"),
+    ],
+)
+def test_layers_that_cannot_be_explained_are_refused_and_left_alone(layer, message):
+    network = half_trained(Twice)
+    before = everything(network)
+    with pytest.raises(TargetLayerError, match=message):
+        capture(network, layer, noise_images(), 0)
+    assert_unchanged(network, before)
+
+
+def test_a_layer_of_another_network_is_refused():
+    layer = find_target_layer(seeded(SmallCNN()), "stage2")
+    with pytest.raises(TargetLayerError, match="ran 0 times"):
+        capture(seeded(SmallCNN()), layer, noise_images(), 0)
+
+
+def test_a_layer_that_returns_no_tensor_is_refused():
+    network = seeded(Answering(wrap_layer=lambda features: {0: features}))
+    with pytest.raises(TargetLayerError, match=r"'layer' to return a tensor, but got dict"):
+        capture(network, "layer", noise_images(), 0)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 32, 32), r"`images` to be \(B, 3, H, W\) with B >= 1, but got \(3, 32, 32\)"),
+        (torch.zeros(0, 3, 32, 32), r"with B >= 1, but got \(0, 3, 32, 32\)"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"floating point, but got torch\.uint8"),
+    ],
+)
+def test_images_that_no_network_sees_are_refused(images, message):
+    with pytest.raises(ValueError, match=message):
+        capture(seeded(SmallCNN()), "stage2", images, 0)
+
+
+def test_a_normalisation_that_does_not_fit_the_channels_is_refused():
+    with pytest.raises(ValueError, match=r"Expected `mean` to be \(3,\), but got \(1,\)"):
+        capture(seeded(SmallCNN()), "stage2", noise_images(), 0, mean=[0.5], std=[0.5])
+
+
+@pytest.mark.parametrize("chunk_size", [0, -2])
+def test_a_chunk_holds_at_least_one_image(chunk_size):
+    with pytest.raises(ValueError, match=rf"`chunk_size` to be at least 1, but got {chunk_size}"):
+        capture(seeded(SmallCNN()), "stage2", noise_images(), 0, chunk_size=chunk_size)
+
+
+# ----- running it again
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 100])
+def test_rescoring_is_a_forward_pass_whatever_the_chunk(chunk_size):
+    network, images = seeded(SmallCNN()), noise_images()
+    evidence = capture(network, "stage2", images, 0, chunk_size=chunk_size)
+    altered = torch.stack([images, images.flip(3), 0 * images], dim=1)
+    expected = torch.stack([network(altered[:, version]) for version in range(3)], dim=1).detach()
+    found = evidence.relogits(altered)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert not found.requires_grad
+    seen = []
+
+    def alter(part):
+        seen.append(part)
+        return images[rows[part]]
+
+    rows = torch.tensor([2, 0, 1, 2, 2])
+    torch.testing.assert_close(evidence.rescore(rows, alter), expected[rows, 0], rtol=1e-5, atol=1e-6)
+    assert [part.start for part in seen] == list(range(0, 5, chunk_size))
+
+
+def test_rescoring_nothing_gives_nothing():
+    evidence = capture(seeded(SmallCNN()), "stage2", noise_images(), 0)
+    assert evidence.rescore(torch.empty(0, dtype=torch.long), lambda part: None).shape == (0, 5)
+
+
+def test_rescoring_has_no_hook_of_ours_and_no_gradient():
+    network, images = seeded(SmallCNN()), noise_images()
+    evidence = capture(network, "stage2", images, 0)
+    hooks = []
+
+    def alter(part):
+        hooks.append([len(module._forward_hooks) for module in network.modules()])
+        hooks.append(torch.is_grad_enabled())
+        return images[part]
+
+    evidence.rescore(torch.arange(4), alter)
+    assert not any(hooks[0])
+    assert hooks[1] is False
+
+
+@pytest.mark.parametrize("change", ["step", "load"])
+def test_evidence_of_weights_that_have_changed_since_is_refused(change):
+    network = seeded(SmallCNN())
+    evidence = capture(network, "stage2", noise_images(), 0)
+    if change == "step":
+        network(noise_images()).sum().backward()
+        torch.optim.SGD(network.parameters(), lr=0.1).step()
+    else:
+        network.load_state_dict(seeded(SmallCNN(), 7).state_dict())
+    with pytest.raises(RuntimeError, match="weights to be those of the capture, but they have changed"):
+        DecomCAM(n_components=2).decompose(evidence)
+
+
+def test_a_failure_while_rescoring_leaves_the_network_as_before():
+    network = Faulty(at=3)
+    network.load_state_dict(seeded(SmallCNN()).state_dict())
+    network.train()
+    evidence = capture(network, "stage2", noise_images(), 0, chunk_size=2)
+    before = everything(network)
+    with pytest.raises(OSError, match="the network failed"):
+        evidence.relogits(noise_images()[:, None])
+    assert_unchanged(network, before)
+
+
+def test_a_wrapped_network_is_unwrapped():
+    network, images = seeded(SmallCNN()), noise_images()
+    evidence = capture(nn.DataParallel(network), "stage2", images, TARGETS)
+    assert_plain(evidence, network, "stage2", images)
+
+
+def test_weights_shared_by_two_modules():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 3, 3, 2, 1)
+            self.second = nn.Conv2d(3, 3, 3, 2, 1)
+            self.second.weight = self.first.weight
+            self.head = nn.Linear(3, 5)
+
+        def forward(self, images):
+            return self.head(self.second(self.first(images).relu()).mean(dim=(2, 3)))
+
+    network, images = seeded(Tied()), noise_images()
+    assert_plain(capture(network, "first", images, TARGETS), network, "first", images)
+
+
+def test_parametrized_weights():
+    network, images = seeded(SmallCNN()), noise_images()
+    nn.utils.parametrizations.weight_norm(network.stage2[0])
+    assert_plain(capture(network, "stage2", images, TARGETS), network, "stage2", images)
+
+
+def test_evidence_takes_no_more_room_than_it_needs():
+    # Nothing of the graph stays behind: the captured tensors own their storage or share it with one another.
+    network, vectors = golden()
+    evidence = capture(network, "relu3", vectors.images, 0)
+    for name in ("activations", "gradients", "logits"):
+        tensor = getattr(evidence, name)
+        assert tensor.grad_fn is None
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def test_the_class_token_is_no_position():
+    network = seeded(Transformer(prefix=1))
+    evidence = capture(network, "blocks.2", noise_images(), 0)
+    # Behind the last block only the class token is read: no patch matters any more.
+    assert evidence.activations.shape == (4, 16, 8, 8)
+    assert not evidence.gradients.any()

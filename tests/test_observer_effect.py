@@ -1,0 +1,165 @@
+"""Promise 1: a training with the callback is bit for bit the one without it."""
+
+import hashlib
+import random
+import warnings
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from lit_decom import DecomCAM
+from tests.helpers.modules import Spots, TinyFaulty, callback, loader, seed_all, tiny, trainer
+
+
+def digest(values) -> str:
+    """SHA-256 of nested tensors and primitives; bit patterns count, so -0.0 is not 0.0."""
+    total = hashlib.sha256()
+
+    def add(value):
+        if isinstance(value, torch.Tensor):
+            total.update(str((value.dtype, tuple(value.shape))).encode())
+            total.update(value.detach().contiguous().cpu().numpy().tobytes())
+        elif isinstance(value, np.ndarray):
+            total.update(value.tobytes())
+        elif isinstance(value, dict):
+            for key in value:
+                total.update(repr(key).encode())
+                add(value[key])
+        elif isinstance(value, list | tuple):
+            total.update(str(len(value)).encode())
+            for entry in value:
+                add(entry)
+        else:
+            total.update(repr(value).encode())
+
+    add(values)
+    return total.hexdigest()
+
+
+def fingerprint(run: pl.Trainer, module: pl.LightningModule) -> dict[str, str]:
+    """Digests of everything a training leaves behind."""
+    return {
+        "weights": digest(dict(module.named_parameters())),
+        "buffers": digest(dict(module.named_buffers())),
+        "optimizer": digest([optimizer.state_dict() for optimizer in run.optimizers]),
+        "gradients": digest({name: parameter.grad for name, parameter in module.named_parameters()}),
+        "requires_grad": digest({name: parameter.requires_grad for name, parameter in module.named_parameters()}),
+        "modes": digest({name: entry.training for name, entry in module.named_modules()}),
+        "torch": digest(torch.get_rng_state()),
+        "numpy": digest(list(np.random.get_state())),  # noqa: NPY002
+        "python": digest(random.getstate()),
+    }
+
+
+class Diary(pl.Callback):
+    """Notes the fingerprint at the beginning of every training batch, so that no difference can heal unseen."""
+
+    def __init__(self) -> None:
+        self.pages: list[dict[str, str]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self.pages.append(fingerprint(trainer, pl_module) | {"batch": digest(batch)})
+
+
+def train(root, *callbacks, workers=0, validate=True, module=None, **arguments):
+    module = tiny(freeze_first_norm=True) if module is None else module
+    diary = Diary()
+    arguments = {"max_epochs": 3} | ({} if validate else {"limit_val_batches": 0}) | arguments
+    run = trainer(root, diary, *callbacks, **arguments)
+    loading = {"num_workers": workers, "persistent_workers": False}
+    seed_all(7)
+    run.fit(
+        module,
+        loader(Spots(augment=True), shuffle=True, **loading),
+        loader(Spots(8, seed=2, augment=True), **loading),
+    )
+    return [*diary.pages, fingerprint(run, module)]
+
+
+def assert_same(watched, alone):
+    assert len(watched) == len(alone)
+    for batch, (left, right) in enumerate(zip(watched, alone, strict=True)):
+        assert [key for key in right if left[key] != right[key]] == [], f"before batch {batch}"
+
+
+@pytest.mark.parametrize(
+    ("workers", "validate", "accumulate"),
+    [(0, True, 1), (0, True, 3), (0, False, 1), (0, False, 3), (2, True, 3), (2, False, 1)],
+)
+def test_training_is_bit_identical_with_the_callback(tmp_path, workers, validate, accumulate):
+    observer, arguments = callback(), {"workers": workers, "validate": validate, "accumulate_grad_batches": accumulate}
+    watched = train(tmp_path / "watched", observer, **arguments)
+    alone = train(tmp_path / "alone", **arguments)
+    assert len(observer._history) == 3
+    assert observer.errors == 0
+    assert_same(watched, alone)
+    # The comparison sees what it must: training did change the weights, and the frozen norm stayed frozen.
+    assert len({page["weights"] for page in alone}) > 3
+
+
+@pytest.mark.parametrize("score_dtype", ["float32", "bfloat16"])
+def test_scoring_the_explanations_leaves_training_alone(tmp_path, score_dtype):
+    method = DecomCAM(n_components=3, score_dtype=score_dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`score_dtype='bfloat16'` is slower")
+        watched = train(tmp_path / "watched", callback(method=method, metrics="default"))
+    assert_same(watched, train(tmp_path / "alone"))
+
+
+def test_a_firing_in_the_middle_of_an_accumulation_leaves_its_gradients(tmp_path):
+    arguments = {"accumulate_grad_batches": 4, "val_check_interval": 1}
+    observer, module = callback(), tiny(freeze_first_norm=True)
+    watched = train(tmp_path / "watched", observer, module=module, **arguments)
+    alone = train(tmp_path / "alone", **arguments)
+    assert len(observer._history) == 12
+    assert_same(watched, alone)
+    # Gradients were there to be spoiled: they differ from batch to batch inside one accumulation.
+    assert len({page["gradients"] for page in alone[:4]}) == 4
+
+
+def test_a_probe_chosen_from_the_training_data_leaves_the_augmentation_alone(tmp_path):
+    with pytest.warns(UserWarning, match="another image at the second reading"):
+        watched = train(tmp_path / "watched", callback(probe=4), validate=False)
+    assert_same(watched, train(tmp_path / "alone", validate=False))
+
+
+def test_a_probe_chosen_from_validation_data_not_yet_loaded_leaves_training_alone(tmp_path):
+    with pytest.warns(UserWarning, match="another image at the second reading"):
+        watched = train(tmp_path / "watched", callback(probe=4), num_sanity_val_steps=0)
+    assert_same(watched, train(tmp_path / "alone", num_sanity_val_steps=0))
+
+
+def test_a_search_for_the_layer_leaves_training_alone(tmp_path):
+    watched = train(tmp_path / "watched", callback(target_layer=None))
+    assert_same(watched, train(tmp_path / "alone"))
+
+
+def test_firings_that_fail_leave_training_alone(tmp_path):
+    module = tiny(TinyFaulty, freeze_first_norm=True)
+    observer = callback(strict=False)
+
+    class Arm(pl.Callback):
+        def on_validation_epoch_start(self, trainer, pl_module):
+            module.fault.armed = trainer.current_epoch > 0
+
+        def on_validation_end(self, trainer, pl_module):
+            module.fault.armed = False
+
+    with pytest.warns(UserWarning, match="the network is broken"):
+        watched = train(tmp_path / "watched", Arm(), observer, module=module)
+    assert observer.errors == 2
+    assert_same(watched, train(tmp_path / "alone", module=tiny(TinyFaulty, freeze_first_norm=True)))
+
+
+def test_the_comparison_notices_an_observer_that_does_not_care(tmp_path):
+    class Careless(pl.Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            pl_module.train()
+            pl_module(Spots(2).images)
+            pl_module.eval()
+
+    watched = train(tmp_path / "watched", Careless(), max_epochs=1)
+    alone = train(tmp_path / "alone", max_epochs=1)
+    assert {key for key in alone[-1] if watched[-1][key] != alone[-1][key]} >= {"buffers", "torch"}
