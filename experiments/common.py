@@ -4,14 +4,20 @@ import argparse
 import csv
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
-from lit_decom.data import CrittersDataModule
+from lit_decom import observing
+from lit_decom.data import Critters, CrittersDataModule
 from lit_decom.tasks import ClassificationTask
 
 
@@ -84,6 +90,40 @@ def trained(
         )
         trainer.fit(task, datamodule=data)
     return task, trainer
+
+
+def biased_world(config: Any, name: str, data: CrittersDataModule) -> Critters:
+    """One of the sets ``val``, ``probe`` and ``held_out`` that all networks share, each of a stream of its own.
+
+    The patch goes with the class in all of them but in ``held_out``.
+    """
+    n, size, rate = config[f"n_{name}"], config.image_size, config.evaluation_rate
+    return _world(name, n, size, config.seed, rate, tuple(data.mean.tolist()), tuple(data.std.tolist()))
+
+
+@lru_cache(maxsize=8)
+def _world(
+    name: str, n: int, size: int, seed: int, rate: float, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Critters:
+    # Kept, so that it is drawn once and not for every network.
+    normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    mode = "broken" if name == "held_out" else "aligned"
+    return Critters(n, size, seed=seed, stream=name, shortcut_rate=rate, shortcut_mode=mode, transform=normalize)
+
+
+def accuracy(task: nn.Module, dataset: Critters) -> float:
+    """Share of right answers."""
+    right = []
+    with observing(task), torch.no_grad():
+        for images, target in DataLoader(dataset, batch_size=100):
+            right.append(task(images).argmax(dim=1) == target["label"])
+    return float(torch.cat(right).float().mean())
+
+
+def ends(name: str, values: np.ndarray) -> dict[str, float]:
+    """The 95 % percentile interval, under ``<name>_low`` and ``<name>_high``."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

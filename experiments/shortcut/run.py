@@ -8,12 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from experiments.common import settings_of, trained, write_csv
-from lit_decom import DecomCAM, Probe, find_target_layer, observing
-from lit_decom.data import Critters, CrittersDataModule
+from experiments.common import accuracy, biased_world, ends, settings_of, trained, write_csv
+from lit_decom import DecomCAM, Probe, find_target_layer
+from lit_decom.data import CrittersDataModule
 from lit_decom.evaluation import evaluate
 from lit_decom.metrics import AverageGain, EnergyPointingGame
 
@@ -60,26 +59,12 @@ def one_network(config: Any, number: int) -> dict[str, Any]:
         seed=number,
     )
     scores = scores_of(config, task, data)
-    return {"network": number, **chosen, **scores, "held_out_acc": accuracy(task, world(config, "held_out", data))}
-
-
-def world(config: Any, name: str, data: CrittersDataModule) -> Critters:
-    """One of the three sets that all networks share, each of a stream of its own."""
-    normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean.tolist(), data.std.tolist())])
-    return Critters(
-        config[f"n_{name}"],
-        config.image_size,
-        seed=config.seed,
-        stream=name,
-        shortcut_rate=config.evaluation_rate,
-        shortcut_mode="broken" if name == "held_out" else "aligned",
-        transform=normalize,
-    )
+    return {"network": number, **chosen, **scores, "held_out_acc": accuracy(task, biased_world(config, "held_out", data))}
 
 
 def scores_of(config: Any, task: nn.Module, data: CrittersDataModule) -> dict[str, float]:
     """Everything that can be known without the held-out world."""
-    dataset = world(config, "probe", data)
+    dataset = biased_world(config, "probe", data)
     probe = Probe.from_dataset(dataset, config.n_probe, config.seed, mean=data.mean, std=data.std)
     patches = torch.stack([dataset[int(image)][1]["shortcut"][0].bool() for image in probe.ids])
     layer, method = find_target_layer(task, "layer3"), DecomCAM(n_components=config.n_components)
@@ -96,17 +81,8 @@ def scores_of(config: Any, task: nn.Module, data: CrittersDataModule) -> dict[st
         "grad_cam_energy_on_critter": on_critter["energy_pointing_game/all/grad_cam"],
         "average_gain": on_critter["average_gain/all"],
         "less_energy_on_patch": -on_patch["energy_pointing_game/all"],
-        "val_acc": accuracy(task, world(config, "val", data)),
+        "val_acc": accuracy(task, biased_world(config, "val", data)),
     }
-
-
-def accuracy(task: nn.Module, dataset: Critters) -> float:
-    """Share of right answers."""
-    right = []
-    with observing(task), torch.no_grad():
-        for images, target in DataLoader(dataset, batch_size=100):
-            right.append(task(images).argmax(dim=1) == target["label"])
-    return float(torch.cat(right).float().mean())
 
 
 def answers(rows: list[dict[str, Any]], n_bootstrap: int, seed: int) -> list[dict[str, Any]]:
@@ -150,12 +126,6 @@ def partial(first: np.ndarray, second: np.ndarray, given: np.ndarray) -> float:
     ab, ac, bc = spearman(first, second), spearman(first, given), spearman(second, given)
     spread = (1 - ac**2) * (1 - bc**2)
     return float("nan") if spread <= 0 else (ab - ac * bc) / spread**0.5
-
-
-def ends(name: str, values: np.ndarray) -> dict[str, float]:
-    """The 95 % percentile interval."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def figure_of(rows: list[dict[str, Any]]) -> Figure:
