@@ -155,11 +155,12 @@ def summary(decomposition: Decomposition) -> dict[str, float]:
         By name: mean ``score_gain/rank_01`` and ``explained_energy/rank_01`` and so on, over the images for which that
         component is valid, absent where there is none; ``effective_rank`` (exponential of the entropy of the squared
         singular values) and ``valid_components``, means over the images with any; ``positive_gain_share``, the share of
-        valid components that raise the score; and counts of ``blank_maps`` (all zero), ``nonfinite_images`` and
-        ``uniform_weights`` (the integration rule could not tell components apart).
+        valid components that raise the score; and counts of ``blank_maps`` (all zero), ``nonfinite_images`` (whose
+        evidence or scores are not finite; they enter no mean) and ``uniform_weights`` (the integration rule could not
+        tell components apart).
     """
-    valid, gains, energy = decomposition.valid, decomposition.score_gains, decomposition.explained_energy
-    finite = decomposition.energy.isfinite() & ~decomposition.cam.isnan().any(dim=(1, 2))
+    gains, energy, finite = decomposition.score_gains, decomposition.explained_energy, decomposition.finite
+    valid = decomposition.valid & finite[:, None]
     numbers: dict[str, float] = {}
     for rank in range(valid.shape[1]):
         if valid[:, rank].any():

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointError
 
 from lit_decom.functional.base import widened
 from lit_decom.models.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
 from lit_decom.models.network import Network, ReadLogits, ScoreDtype
 from lit_decom.models.observation import observing
+from lit_decom.targets import Score, Targets, bind
 
 __all__ = [
     "Capture",
@@ -23,9 +25,6 @@ __all__ = [
     "feature_grids",
     "observing",
 ]
-
-Targets = Tensor | int | Literal["predicted", "contrast"] | Callable[[Tensor, Tensor], Tensor]
-Score = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def capture(
         std: normalisation ``(3,)`` of the images, where known.
         logits: reads the logits from the model's output, where it is neither a tensor, nor has an attribute or a key
             ``logits``.
-        chunk_size: altered images per forward pass later on; by default about ten of 224 x 224 pixels on a CPU.
+        chunk_size: altered images per forward pass later on; by default eight of 224 x 224 pixels on a CPU.
 
     Returns:
         The evidence.
@@ -138,9 +137,11 @@ def capture(
         # A clone, since autograd refuses to save a tensor made in inference mode.
         images = images.detach().clone() if images.is_inference() else images.detach()
         network, recorder, out = _forward(model, layer, images, logits)
+        # A float64 network saw them widened.
+        images = images.to(out.dtype)
         to_map = _arranged(layer, network, recorder.leaf, images)
         activations = to_map(recorder.leaf.detach())
-        bound, score = _bind(targets, out.detach())
+        bound, score = bind(targets, out.detach())
         gradient = _backward(network, recorder, images, out, score)
         if gradient is None:
             raise TargetLayerError(
@@ -261,11 +262,17 @@ class _Recorder:
 
 def _backward(network: Network, recorder: _Recorder, images: Tensor, logits: Tensor, score: Score) -> Tensor | None:
     """Gradient of every image's score at the layer; None where none arrives."""
-    gradient = _gradient(logits, score, recorder.leaf)
-    if gradient is None:
-        with _RecordingKept():
-            logits = recorder.run(network, images)
+    try:
         gradient = _gradient(logits, score, recorder.leaf)
+        if gradient is None:
+            with _RecordingKept():
+                logits = recorder.run(network, images)
+            gradient = _gradient(logits, score, recorder.leaf)
+    except CheckpointError as error:
+        raise TargetLayerError(
+            f"Expected `target_layer` {recorder.layer.name!r} not to be inside a part that is checkpointed. "
+            "Choose the block around it, or turn checkpointing off."
+        ) from error
     return gradient
 
 
@@ -276,43 +283,10 @@ def _gradient(logits: Tensor, score: Score, leaf: Tensor) -> Tensor | None:
     return torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
 
 
-def _bind(targets: Targets, logits: Tensor) -> tuple[Tensor, Score]:
-    """Freeze what is explained in each image: a class, a pair of classes, or the caller's own score."""
-    batch, n_classes = logits.shape
-    if callable(targets) and not isinstance(targets, Tensor):
-        return torch.full((batch,), -1, device=logits.device), targets
-    if isinstance(targets, str):
-        if targets == "contrast":
-            if n_classes < 2:
-                raise ValueError("Expected at least 2 logits for `targets='contrast'`, but got 1.")
-            first, second = logits.topk(2, dim=1).indices.unbind(1)
-            return first, lambda out, rows: _pick(out, first[rows]) - _pick(out, second[rows])
-        if targets != "predicted":
-            raise ValueError(f"Expected `targets` to be classes, 'predicted' or 'contrast', but got {targets!r}.")
-        targets = logits.argmax(dim=1)
-    classes = torch.as_tensor(targets, device=logits.device).clone()
-    classes = classes.expand(batch) if classes.ndim == 0 else classes
-    if classes.shape != (batch,) or classes.is_floating_point():
-        raise ValueError(
-            f"Expected `targets` to be ({batch},) class indices, but got {tuple(classes.shape)} {classes.dtype}."
-        )
-    classes = classes.long()
-    if classes.min() < 0 or classes.max() >= n_classes:
-        raise ValueError(
-            f"Expected `targets` to be between 0 and {n_classes - 1}, but got "
-            f"{int(classes.min())} to {int(classes.max())}."
-        )
-    return classes, lambda out, rows: _pick(out, classes[rows])
-
-
-def _pick(logits: Tensor, classes: Tensor) -> Tensor:
-    return logits.gather(1, classes[:, None]).squeeze(1)
-
-
 def _default_chunk(images: Tensor) -> int:
-    """About ten images of 224 x 224 on a CPU (larger tensors outgrow its allocator), and many on an accelerator."""
+    """Eight images of 224 x 224 on a CPU (larger tensors outgrow its allocator), and many on an accelerator."""
     pixels = images.shape[-2] * images.shape[-1]
-    most, at_224 = (40, 10) if images.device.type == "cpu" else (1024, 128)
+    most, at_224 = (40, 8) if images.device.type == "cpu" else (1024, 128)
     return max(1, min(most, round(at_224 * 224 * 224 / pixels)))
 
 

@@ -14,7 +14,7 @@ from lit_decom.evidence import ReadLogits, capture
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.stratified import Strata
-from lit_decom.models.layers import TargetLayer
+from lit_decom.models.layers import TargetLayer, resolve_layer
 from lit_decom.probe import Probe
 from lit_decom.records import EpochRecord
 from lit_decom.scoring import Scoreboard, default_metrics, numbers_of
@@ -110,21 +110,17 @@ class Observer:
         first = next(probe.batches(1)).to(next((p.device for p in model.parameters()), torch.device("cpu")))
         try:
             layer = find_target_layer(model, target_layer, first.images, logits=self.logits)
+            known: dict[str, Any] = {"mean": first.mean, "std": first.std, "logits": self.logits}
+            evidence = capture(model, layer, first.images, "predicted", **known)
+            if not callable(self.target):
+                _refuse_labels_outside(probe.labels, evidence.logits.shape[1])
             targets = targets_of(self.target, first.labels)
-            known = {"mean": first.mean, "std": first.std, "logits": self.logits}
-            evidence = capture(model, layer, first.images, targets, **known)  # type: ignore[arg-type]
-            self.method.decompose(evidence)
+            self.method.decompose(capture(model, layer, first.images, targets, **known))
         except RuntimeError as error:
             raise ValueError(
                 f"Expected the probe's images {tuple(probe.images.shape)} to go through {type(model).__name__}, "
                 f"but: {error}"
             ) from error
-        n_classes = evidence.logits.shape[1]
-        if probe.labels.min() < 0 or probe.labels.max() >= n_classes:
-            raise ValueError(
-                f"Expected the probe's `labels` to be between 0 and {n_classes - 1}, but got "
-                f"{int(probe.labels.min())} to {int(probe.labels.max())}."
-            )
         self.probe, self.layer = probe, layer
         self.scoreboard = self._new_scoreboard(probe)
         return evidence.activations.shape[-2], evidence.activations.shape[-1]
@@ -256,7 +252,8 @@ class Observer:
         share = _known(self.probe).shard(process.rank, process.world)
         if share is None:
             return None
-        layer, parts = _known(self.layer), []
+        # By name, since a network may be loaded anew between firings.
+        layer, parts = resolve_layer(model, _known(self.layer).name), []
         for piece in explain(
             model,
             layer,
@@ -342,12 +339,20 @@ class Observer:
             self.scoreboard.load_state_dict(state["scoreboard"])
 
 
+def _refuse_labels_outside(labels: Tensor, n_classes: int) -> None:
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise ValueError(
+            f"Expected the probe's `labels` to be between 0 and {n_classes - 1}, but got "
+            f"{int(labels.min())} to {int(labels.max())}."
+        )
+
+
 def _tracked_numbers(tracked: Tracked, findings: Findings) -> dict[str, float]:
     """Mean gain and energy of the components that began as rank 1, 2, ... in each image, wherever they rank now."""
     decomposition = findings.decomposition
     numbers = {name: value for name, value in summarize(tracked).items() if value == value}  # noqa: PLR0124 -- not NaN
     for cohort in range(tracked.identities.shape[1]):
-        alive = tracked.identities == cohort
+        alive = (tracked.identities == cohort) & decomposition.finite[:, None]
         if alive.any():
             numbers[f"score_gain/component_{cohort + 1:02d}"] = decomposition.score_gains[alive].mean().item()
             numbers[f"count/component_{cohort + 1:02d}"] = float(alive.sum())

@@ -120,7 +120,7 @@ class EpochRecord:
 
     @property
     def filename(self) -> str:
-        """Name by step and epoch: several firings may fall into one epoch."""
+        """Name by step and epoch: several firings may fall into one epoch; of several at one step the last one stays."""
         return f"step-{self.step:09d}_epoch-{self.epoch:05d}.npz"
 
     def save(self, directory: Path) -> Path:
@@ -137,7 +137,8 @@ class EpochRecord:
             RunDirectoryError: if the file is not a whole record.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # Opened here, since NumPy leaves a broken archive open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: torch.from_numpy(stored[name]) for name in stored.files if name != "json"}
                 texts = json.loads(str(stored["json"]))
             texts["ids"] = tuple(texts["ids"])
@@ -200,7 +201,7 @@ class RunDirectory:
             return None
         try:
             return str(json.loads(file.read_text())["run_id"])
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(f"Expected {file} to name a run, but it cannot be read: {error}.") from error
 
     def files(self) -> list[Path]:
@@ -218,7 +219,7 @@ class RunDirectory:
             RunDirectoryError: if there is none.
         """
         try:
-            with np.load(self.path / _PROBE_FILE, allow_pickle=False) as stored:
+            with (self.path / _PROBE_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 known = {name: stored[name] for name in stored.files}
         except Exception as error:
             raise RunDirectoryError(f"Expected {self.path} to hold a probe, but: {error}.") from error

@@ -1,14 +1,12 @@
 import copy
-import random
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lit_decom import DecomCAM, capture, find_target_layer, observing
+from lit_decom import DecomCAM, capture, find_target_layer
 from lit_decom.models import TargetLayerError
 from tests.helpers.networks import (
     Answering,
@@ -30,6 +28,7 @@ from tests.helpers.networks import (
     seeded,
     transformer,
 )
+from tests.helpers.unchanged import assert_unchanged, everything, half_trained
 
 TARGETS = torch.tensor([0, 3, 1, 4])
 
@@ -43,153 +42,7 @@ def assert_plain(evidence, network, layer, images, *, targets=TARGETS, to_grid=l
     assert evidence.gradients.abs().sum(dim=(1, 2, 3)).min() > 0
 
 
-def everything(network):
-    """All about a network that an observer might change: tensors by value, ``.grad`` and buffers by identity as well."""
-    return {
-        "state": {name: tensor.clone() for name, tensor in network.state_dict().items()},
-        "buffers": {name: id(buffer) for name, buffer in network.named_buffers()},
-        "names": [sorted(module._buffers) for module in network.modules()],
-        "none": [name for module in network.modules() for name, held in module._buffers.items() if held is None],
-        "modes": [module.training for module in network.modules()],
-        "requires_grad": [parameter.requires_grad for parameter in network.parameters()],
-        "grads": [id(parameter.grad) for parameter in network.parameters()],
-        "grad_values": [None if p.grad is None else p.grad.clone() for p in network.parameters()],
-        "hooks": [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in network.modules()],
-        "python": random.getstate(),
-        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002 -- the global one is the point
-        "torch": torch.get_rng_state(),
-        "precision": torch.get_float32_matmul_precision(),
-    }
-
-
-def assert_unchanged(network, before):
-    after = everything(network)
-    torch.testing.assert_close(after.pop("state"), before["state"], rtol=0, atol=0)
-    torch.testing.assert_close(after.pop("grad_values"), before["grad_values"], rtol=0, atol=0)
-    assert torch.equal(after.pop("torch"), before["torch"])
-    assert after == {name: before[name] for name in after}
-
-
-def half_trained(network_class=SmallCNN):
-    """In the middle of accumulating gradients, with a frozen BatchNorm, a frozen weight and one without gradient."""
-    network = seeded(network_class()).train()
-    network.stage1[1].eval()
-    network.stage1[0].weight.requires_grad_(requires_grad=False)
-    for row, parameter in enumerate(network.parameters()):
-        parameter.grad = None if row == 3 else torch.full_like(parameter, 0.5)
-    return network
-
-
-# ----- observing
-
-
-def test_inside_everything_is_as_an_observer_needs_it():
-    network = half_trained()
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16), observing(network):
-        assert not any(module.training for module in network.modules())
-        assert all(parameter.grad is None for parameter in network.parameters())
-        assert torch.is_grad_enabled()
-        assert not torch.is_inference_mode_enabled()
-        assert not torch.is_autocast_enabled("cpu")
-
-
-@pytest.mark.parametrize("network_class", [SmallCNN, Counting, Drawing])
-def test_afterwards_everything_is_as_before(network_class):
-    network = half_trained(network_class)
-    before = everything(network)
-    with observing(network):
-        network(noise_images(2)).sum().backward()
-        network.train()
-        for parameter in network.parameters():
-            parameter.requires_grad_(requires_grad=False)
-        random.random()
-        np.random.rand()  # noqa: NPY002
-        torch.rand(3)
-        torch.manual_seed(3)
-    assert_unchanged(network, before)
-
-
-@pytest.mark.parametrize("network_class", [SmallCNN, Counting, Drawing])
-def test_an_exception_inside_changes_nothing_either(network_class):
-    network = half_trained(network_class)
-    before = everything(network)
-    with pytest.raises(RuntimeError), observing(network):
-        network(noise_images(2)[:, :2] + torch.rand(()))
-    assert_unchanged(network, before)
-
-
-def test_it_can_be_entered_inside_itself():
-    network = half_trained(Counting)
-    before = everything(network)
-    with observing(network):
-        with observing(network):
-            network(noise_images(2))
-        assert not any(module.training for module in network.modules())
-        assert network.in_place == 0
-        network(noise_images(2))
-        assert network.in_place == 1
-    assert_unchanged(network, before)
-
-
-def test_a_grad_made_before_is_the_same_object_with_the_same_content():
-    network = half_trained()
-    held = network.head.weight.grad
-    with observing(network):
-        network(noise_images(2)).sum().backward()
-        assert network.head.weight.grad is not held
-    assert network.head.weight.grad is held
-    assert torch.equal(held, torch.full_like(held, 0.5))
-
-
-def test_gradient_and_inference_modes_are_as_before():
-    network = seeded(SmallCNN())
-    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
-        with mode():
-            before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-            with observing(network):
-                pass
-            assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
-
-
-@pytest.fixture
-def _precision():
-    backends = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
-    before = torch.get_float32_matmul_precision(), [backend.fp32_precision for backend in backends]
-    yield
-    torch.set_float32_matmul_precision(before[0])
-    for backend, precision in zip(backends, before[1], strict=True):
-        backend.fp32_precision = precision
-
-
-@pytest.mark.usefixtures("_precision")
-@pytest.mark.parametrize("precision", ["medium", "high", "highest"])
-def test_matrix_products_are_exact_inside_and_as_before_outside(precision):
-    torch.set_float32_matmul_precision(precision)
-    flag = torch.backends.mkldnn.matmul.fp32_precision
-    a = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    with observing(seeded(SmallCNN())):
-        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-        torch.testing.assert_close((a @ a).double(), a.double() @ a.double(), rtol=0, atol=5e-5)
-    assert torch.get_float32_matmul_precision() == precision
-    assert torch.backends.mkldnn.matmul.fp32_precision == flag
-
-
-@pytest.mark.usefixtures("_precision")
-def test_the_precision_may_be_set_by_either_of_torchs_two_ways():
-    # Mixed, torch's older getter raises, and must not be asked.
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-    torch.backends.mkldnn.conv.fp32_precision = "bf16"
-    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
-        torch.get_float32_matmul_precision()
-    network, images = seeded(SmallCNN()), noise_images()
-    evidence = capture(network, "stage2", images, TARGETS)
-    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
-    assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
-    torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"
-    assert_plain(evidence, network, "stage2", images)
-
-
-# ----- capture: what it finds
+# ----- what it finds
 
 
 @pytest.mark.parametrize("layer", ["stage1", "stage2", "stage1.0", "stage2.1"])
@@ -210,17 +63,16 @@ def test_evidence_known_on_paper():
     torch.testing.assert_close(evidence.gradients, gradients)
 
 
-@pytest.mark.parametrize("network_class", [Flattening, InPlaceAfter, Drawing, Counting])
+@pytest.mark.parametrize("network_class", [Flattening, Drawing, Counting])
 def test_networks_that_do_inconvenient_things(network_class):
     network, images = seeded(network_class()), noise_images()
-    layer = "layer" if network_class is InPlaceAfter else "stage2"
-    assert_plain(capture(network, layer, images, TARGETS), network, layer, images)
+    assert_plain(capture(network, "stage2", images, TARGETS), network, "stage2", images)
 
 
-def test_a_layer_whose_input_is_changed_in_place_afterwards_keeps_its_activations():
+def test_what_goes_in_and_out_of_a_layer_may_be_changed_in_place_afterwards():
     network, images = seeded(InPlaceAfter()), noise_images()
-    evidence = capture(network, "layer", images, 0)
-    torch.testing.assert_close(evidence.activations, network.features(images).detach(), rtol=1e-5, atol=1e-5)
+    evidence = capture(network, "layer", images, TARGETS)
+    assert_plain(evidence, seeded(InPlaceAfter(in_place=False)), "layer", images)
 
 
 def test_channels_last_maps_come_channels_first():
@@ -259,7 +111,22 @@ def test_a_batch_is_its_images_one_by_one():
             torch.testing.assert_close(getattr(together, name)[row], getattr(alone, name)[0], rtol=1e-5, atol=1e-6)
 
 
-# ----- capture: in any state
+@pytest.mark.usefixtures("precision_restored")
+def test_the_precision_may_be_set_by_either_of_torchs_two_ways():
+    # Mixed, torch's older getter raises, and must not be asked.
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    torch.backends.mkldnn.conv.fp32_precision = "bf16"
+    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+        torch.get_float32_matmul_precision()
+    network, images = seeded(SmallCNN()), noise_images()
+    evidence = capture(network, "stage2", images, TARGETS)
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
+    torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"
+    assert_plain(evidence, network, "stage2", images)
+
+
+# ----- in any state
 
 
 @pytest.mark.parametrize("mode", ["train", "no_grad", "inference", "autocast", "eval", "medium"])
@@ -272,7 +139,7 @@ def test_the_callers_modes_change_neither_the_evidence_nor_themselves(mode, requ
         "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
     }
     if mode == "medium":
-        request.getfixturevalue("_precision")
+        request.getfixturevalue("precision_restored")
         torch.set_float32_matmul_precision("medium")
     network.train(mode != "eval")
     before = everything(network)
@@ -310,6 +177,19 @@ def test_inference_tensors_as_images_targets_and_normalisation():
     assert_plain(capture(network, "stage2", images, targets), network, "stage2", images.clone())
 
 
+def test_a_network_made_under_inference_mode():
+    images = noise_images()
+    with torch.inference_mode():
+        network = seeded(SmallCNN())
+    evidence = capture(network, "stage2", images, TARGETS)
+    expected = capture(seeded(SmallCNN()), "stage2", images, TARGETS)
+    assert torch.equal(evidence.gradients, expected.gradients)
+    assert torch.equal(
+        DecomCAM(n_components=3).decompose(evidence).scores, DecomCAM(n_components=3).decompose(expected).scores
+    )
+    assert find_target_layer(network, images=images).name == "stage2"
+
+
 def test_training_goes_on_after_a_capture_under_inference_mode():
     # A module that caches what it computes would keep an inference tensor that autograd refuses.
     class Caching(SmallCNN):
@@ -343,14 +223,34 @@ def test_a_backbone_run_without_recording_is_explained_like_any_other(layer):
     assert torch.is_grad_enabled()
 
 
-def test_checkpointing_behind_the_layer():
-    class Checkpointing(SmallCNN):
-        def forward(self, images):
-            features = checkpoint(self.stage2, self.stage1(images), use_reentrant=False)
-            return self.head(features.mean(dim=(2, 3)))
+class Checkpointing(SmallCNN):
+    """Recomputes its second stage in the backward pass, in eval mode as well, as a flag says."""
 
-    network, images = seeded(Checkpointing()), noise_images()
+    def __init__(self, flag="grad_checkpointing"):
+        super().__init__()
+        self.flag = flag
+        setattr(self, flag, True)
+
+    def forward(self, images):
+        features = self.stage1(images)
+        recomputed = getattr(self, self.flag)
+        features = checkpoint(self.stage2, features, use_reentrant=False) if recomputed else self.stage2(features)
+        return self.head(features.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("flag", ["grad_checkpointing", "gradient_checkpointing"])
+@pytest.mark.parametrize("layer", ["stage1", "stage2.0"])
+def test_checkpointing_by_a_flag_is_off_while_the_network_is_looked_at(flag, layer):
+    network, images = seeded(Checkpointing(flag)), noise_images()
+    assert_plain(capture(network, layer, images, TARGETS), seeded(SmallCNN()), layer, images)
+    assert getattr(network, flag) is True
+
+
+def test_checkpointing_behind_the_layer_does_no_harm_and_around_it_is_refused():
+    network, images = seeded(Checkpointing("always")), noise_images()
     assert_plain(capture(network, "stage1", images, TARGETS), seeded(SmallCNN()), "stage1", images)
+    with pytest.raises(TargetLayerError, match=r"'stage2\.0' not to be inside a part that is checkpointed"):
+        capture(network, "stage2.0", images, TARGETS)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -407,6 +307,7 @@ def compiled_part(network):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
 @pytest.mark.parametrize("compiled", [compiled_whole, compiled_in_place, compiled_forward, compiled_part])
 @pytest.mark.parametrize("warm", [True, False])
 def test_compiled_networks_are_explained_like_any_other(compiled, warm):
@@ -486,7 +387,7 @@ def test_a_layer_may_return_more_than_its_features(wrap_layer):
 
 
 def test_one_class_for_all_and_the_predicted_class():
-    network, images = seeded(SmallCNN()), noise_images(8)
+    network, images = seeded(SmallCNN(), 1), noise_images(8)
     fixed = capture(network, "stage2", images, 2)
     assert fixed.targets.tolist() == [2] * 8
     assert torch.equal(fixed.gradients, capture(network, "stage2", images, torch.full((8,), 2)).gradients)

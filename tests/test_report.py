@@ -1,18 +1,21 @@
 import base64
 import colorsys
+import io
 import json
 import os
 import re
 import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.runs import CLASSES, Plan, gain, identities_at, numbers_of, planted_run, probe_of, record_of, score
+from PIL import Image
 
-from helpers.runs import CLASSES, Plan, gain, identities_at, numbers_of, planted_run, record_of, score
 from lit_decom.records import RunDirectory, RunDirectoryError
 from lit_decom.report import find_runs, main, write_report
 from lit_decom.report.cards import Findings, cards, pair
@@ -95,7 +98,7 @@ def test_captions_show_the_planted_gains_energy_and_confidence(page, plan):
             shown = {tile[2]: tile for tile in tiles if tile}
             for rank, name in enumerate(identities_at(plan, epoch)):
                 values = torch.arange(plan.n_components, 0, -1).square().float()
-                tile = shown[f"component {name}"]
+                tile = shown[f"no. {name}"]
                 assert tile[0] == rank
                 assert tile[3] == f"{gain(epoch, image, name):+.2f}"
                 assert tile[4] == f"{values[rank] / values.sum() / 1.25:.0%}"
@@ -124,14 +127,49 @@ def test_maps_survive_as_eight_bits_with_their_maximum(page, plan):
     assert block["shared"][1] == pytest.approx(record_of(plan, 2).decomposition.ossms[2].max().item(), rel=1e-3)
 
 
+def test_images_are_shown_as_they_are(page, plan):
+    expected = probe_of(plan).images
+    for attributes in page.all("img")[1:]:  # the first one is the still picture for those without scripts
+        picture = Image.open(io.BytesIO(base64.b64decode(attributes["src"].split(",")[1])))
+        shown = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+        assert (shown - expected[int(attributes["data-row"])]).abs().mean() < 0.03
+
+
 def test_the_last_scores_stand_in_the_table(page):
-    head, first, second = re.split("energy pointing game ↑|average drop ↓", page.words.split("Scores at epoch 2, step 30")[1])
+    head, first, second = re.split(
+        "energy pointing game ↑|average drop ↓", page.words.split("Scores at epoch 2, step 30")[1]
+    )
     assert head.split("score", 1)[1].split("correct less")[0].split() == (
-        "all (n = 4) correct (n = 3) incorrect (n = 1) fixed correct (n = 2) random maps a centred blob grad CAM".split()
+        [
+            "all",
+            "(n",
+            "=",
+            "4)",
+            "correct",
+            "(n",
+            "=",
+            "3)",
+            "incorrect",
+            "(n",
+            "=",
+            "1)",
+            "fixed",
+            "correct",
+            "(n",
+            "=",
+            "2)",
+            "random",
+            "maps",
+            "a",
+            "centred",
+            "blob",
+            "grad",
+            "CAM",
+        ]
     )
     own = [f"{score(2, name):.3f} {score(2, name) - 0.0625:.3f} to {score(2, name) + 0.0625:.3f}" for name in STRATA]
     assert first.split() == " ".join([*own, "0.719", "0.250", "0.375", "0.438", "+0.312"]).split()
-    assert second.split()[:5] == [*(f"{score(2, name):.3f}" for name in STRATA), "–", "0.250"]
+    assert second.split()[:5] == [*(f"{score(2, name):.3f}" for name in STRATA), "\N{EN DASH}", "0.250"]
 
 
 def test_losing_to_chance_is_said_in_a_sentence(page):
@@ -161,10 +199,14 @@ def test_settings_cost_and_answers_are_named(page, plan):
 
 
 def test_gain_curves_are_drawn_by_identity(page, plan):
-    curves = [attributes["aria-label"] for attributes in page.all("svg") if "Score gain of" in attributes.get("aria-label", "")]
+    curves = [
+        attributes["aria-label"]
+        for attributes in page.all("svg")
+        if "Score gain of" in attributes.get("aria-label", "")
+    ]
     assert len(curves) == plan.n_images
-    assert f"component 1: {gain(0, 0, 1):.3g} at epoch 0, {gain(2, 0, 1):.3g} at epoch 2" in page.words
-    assert f"component 2: {gain(0, 0, 2):.3g} at epoch 0, {gain(1, 0, 2):.3g} at epoch 1" in page.words
+    assert f"no. 1: {gain(0, 0, 1):.3g} at epoch 0, {gain(2, 0, 1):.3g} at epoch 2" in page.words
+    assert f"no. 2: {gain(0, 0, 2):.3g} at epoch 0, {gain(1, 0, 2):.3g} at epoch 1" in page.words
     ended = [attributes for attributes in page.all("path") if attributes.get("class") == "ended"]
     assert len(ended) == plan.n_images
 
@@ -183,7 +225,7 @@ def test_births_and_deaths_are_counted_on_the_time_line(page, plan):
 
 def test_exemplars_follow_the_firings(page, plan):
     frames = page.data["runs"][0]["shared"]
-    assert frames[0][0][:3] == ["0", "shared 0", "50.0%"]
+    assert frames[0][0][:3] == ["a0", "shared 0", "50.0%"]
     assert [crop[1:] for crop in frames[2][1][3]] == [[6, 6, 30, 30]] * 3
 
 
@@ -197,7 +239,9 @@ def test_everything_from_outside_is_escaped(page):
 def test_nothing_is_fetched(page):
     policy = next(attributes["content"] for attributes in page.all("meta") if "http-equiv" in attributes)
     assert policy.startswith("default-src 'none'; img-src data:;")
-    addresses = [value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href")]
+    addresses = [
+        value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href")
+    ]
     assert addresses
     assert all(address.startswith(("data:", "#")) for address in addresses)
 
@@ -212,7 +256,7 @@ def test_every_picture_has_a_text(page):
 def test_headings_go_down_one_level_at_a_time(page):
     levels = [int(name[1]) for name, _ in page.elements if re.fullmatch("h[1-6]", name)]
     assert levels[0] == 1
-    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:], strict=False))
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
 
 
 def test_a_quickstart_stays_below_three_megabytes(tmp_path):
@@ -290,13 +334,16 @@ def test_images_that_are_not_finite_are_named_and_spoil_nothing(tmp_path):
     plan = Plan(shared=0, tracked=False)
     record = record_of(plan, 2)
     spoilt = {
-        name: getattr(record, name).clone() for name in ("patterns", "singular_values", "scores", "contributions", "valid")
+        name: getattr(record, name).clone()
+        for name in ("patterns", "singular_values", "scores", "contributions", "valid")
     }
     for name, value in spoilt.items():
         value[0] = False if name == "valid" else torch.nan
     logits = record.logits.clone()
     logits[0] = torch.nan
-    record = replace(record, **spoilt, logits=logits, energy=record.energy.clone().index_fill(0, torch.tensor(0), torch.nan))
+    record = replace(
+        record, **spoilt, logits=logits, energy=record.energy.clone().index_fill(0, torch.tensor(0), torch.nan)
+    )
     page = report(planted_run(tmp_path / "run", plan, records={2: record}))
     first, second = page.data["runs"][0]["images"][:2]
     assert first["limits"][2][0] is None
@@ -343,7 +390,9 @@ def test_several_firings_in_one_epoch_are_told_apart(tmp_path):
 def test_settings_of_nested_values_are_written_out(tmp_path):
     plan = Plan()
     records = {2: record_of(plan, 2)}
-    records[2] = replace(records[2], settings={**records[2].settings, "metrics": ["One()", "Two()"], "chunk_size": None})
+    records[2] = replace(
+        records[2], settings={**records[2].settings, "metrics": ["One()", "Two()"], "chunk_size": None}
+    )
     page = report(planted_run(tmp_path / "run", plan, records=records))
     assert "metrics One() Two()" in page.words
     assert "chunk size default" in page.words
@@ -450,6 +499,9 @@ def test_components_without_a_partner_get_a_key_of_their_own(tmp_path):
     # component 2 of the first has ended in the second, where 3 was born
     assert list(pairs.partners) == [{0: 0, 1: 1}] * plan.n_images
     page = report(first.path, second.path)
+    assert page.data["matched"]
+    first_tiles = page.data["runs"][0]["images"][0]["tiles"][0]
+    assert [tile[7] for tile in first_tiles] == ["B no. 0 · 1.00", "B no. 1 · 1.00", ""]
     assert {tile[1] for tile in page.data["runs"][1]["images"][0]["tiles"][1]} == {"0", "1", "b2"}
 
 
@@ -462,6 +514,13 @@ def test_two_runs_share_their_scales(tmp_path):
     for card in cards([Findings.of(run) for run in runs], Timeline.of(runs), [0], None):
         assert card.blocks[0].chart.limits == card.blocks[1].chart.limits
         assert card.blocks[0].n_columns == card.blocks[1].n_columns
+
+
+def test_shared_components_of_two_runs_are_kept_apart(tmp_path):
+    page = report(planted_run(tmp_path / "a"), planted_run(tmp_path / "b", Plan(run_id="b")))
+    keys = [{item[0] for item in run["shared"][0]} for run in page.data["runs"]]
+    assert keys == [{"a0", "a1"}, {"b0", "b1"}]
+    assert "Those of the two runs are not matched" in page.words
 
 
 def test_runs_of_different_probes_are_refused(tmp_path):
@@ -521,7 +580,11 @@ def test_following_exchanges_columns_one_for_one():
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-3.2, 4.4, [-2.0, 0.0, 2.0, 4.0]), (0.001, 0.0042, [0.001, 0.002, 0.003, 0.004])],
+    [
+        (0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (-3.2, 4.4, [-2.0, 0.0, 2.0, 4.0]),
+        (0.001, 0.0042, [0.001, 0.002, 0.003, 0.004]),
+    ],
 )
 def test_ticks_are_round(low, high, expected):
     assert nice_ticks(low, high, most=6 if high == 1.0 else 5) == pytest.approx(expected)

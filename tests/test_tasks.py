@@ -321,3 +321,24 @@ def test_a_task_made_by_the_command_line_is_restored_from_its_checkpoint(monkeyp
     restored = ClassificationTask.load_from_checkpoint(path).eval()
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(restored(images), cli.model.eval()(images))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning 2.6 and jsonargparse 4.53
+@pytest.mark.parametrize(("data", "epochs", "least"), [("digits", 6, 0.95), ("critters", 8, 0.93)])
+def test_the_small_network_learns_the_built_in_data_within_its_epochs(monkeypatch, tmp_path, data, epochs, least):
+    L.seed_everything(0, verbose=False)
+    cli = parse(
+        monkeypatch,
+        f"--config={CONFIGS / 'data' / data}.yaml",
+        f"--config={CONFIGS / 'model' / 'small_resnet.yaml'}",
+        f"--model.init_args.num_classes={10 if data == 'digits' else 8}",
+        f"--trainer.max_epochs={epochs}",
+        "--trainer.accelerator=cpu",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_checkpointing=false",
+        f"--trainer.default_root_dir={tmp_path}",
+    )
+    cli.trainer.fit(cli.model, cli.datamodule)
+    assert cli.trainer.callback_metrics["val/acc"] > least

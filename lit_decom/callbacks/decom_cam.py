@@ -227,13 +227,13 @@ class DecomCAMCallback(pl.Callback):
             # Other data, and weights from anywhere: what was followed during a training goes on as if nothing had been.
             followed = self.observer, self.probe
             try:
-                self.observer = Observer(**self._observing)
+                self.observer = self._new_observer()
                 self._prepare(trainer, pl_module)
-                self._fire(trainer, pl_module, step)
+                self._fire(trainer, pl_module, trainer.current_epoch, step)
             finally:
                 self.observer, self.probe = followed
         elif (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._fire(trainer, pl_module, step)
+            self._fire(trainer, pl_module, trainer.current_epoch, step)
         else:
             Monitors(trainer, self.prefix).withdraw(set())
 
@@ -286,7 +286,8 @@ class DecomCAMCallback(pl.Callback):
         except OSError as error:
             with self._forgiving(f"keep records in {path}"):
                 raise error
-        self.directory = directory
+        else:
+            self.directory = directory
 
     # ----- at each firing
 

@@ -1,6 +1,6 @@
 """A firing's record as pictures and curves, to every logger of the Trainer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning.pytorch.loggers import Logger
@@ -39,8 +39,7 @@ class Reporter:
         picture, caption = grid_of(record, probe, self.n_drawn)
         if directory is not None:
             directory.save_picture(picture, record)
-        for logger in self.loggers:
-            log_images(logger, f"{self.prefix}/ossms", [picture], [caption], record.step)
+        self._to_all(lambda logger: log_images(logger, f"{self.prefix}/ossms", [picture], [caption], record.step))
 
     def describe(
         self, probe: Probe, numbers: Mapping[str, float], directions: Mapping[str, bool | None], described: set[str]
@@ -50,11 +49,10 @@ class Reporter:
             drawn = probe.select(range(min(self.n_drawn, len(probe))))
             names = [_named(probe.class_names, int(label)) for label in drawn.labels]
             pictures = [to_picture(image) for image in displayed(drawn)]
-            for logger in self.loggers:
-                log_probe(logger, f"{self.prefix}/probe", drawn.ids, names, pictures)
+            self._to_all(lambda logger: log_probe(logger, f"{self.prefix}/probe", drawn.ids, names, pictures))
         new = {key: directions.get(key.split("/")[0]) for key in numbers if key not in described}
-        for logger in self.loggers:
-            describe_metrics(logger, {f"{self.prefix}/{key}": direction for key, direction in new.items()})
+        named = {f"{self.prefix}/{key}": direction for key, direction in new.items()}
+        self._to_all(lambda logger: describe_metrics(logger, named))
         described |= set(new)
 
     def chart(self, history: Sequence[Mapping[str, float]]) -> None:
@@ -67,10 +65,25 @@ class Reporter:
         classes = dict.fromkeys(key.split("/")[1] for entry in history for key in entry if key.startswith(_OF_CLASS))
         for name in list(classes)[:_MOST_CLASSES]:
             charts[f"gain_curves_of_class/{name}"] = (f"{_OF_CLASS}{name}/component_", f"Score gain by identity: {name}")
-        for key, (start, title) in charts.items():
-            steps, series = curves_of(history, start)
-            for logger in self.loggers if series else ():
-                log_curves(logger, f"{self.prefix}/{key}", steps, series, title)
+        curves = {key: (*curves_of(history, start), title) for key, (start, title) in charts.items()}
+
+        def send(logger: Logger) -> None:
+            for key, (steps, series, title) in curves.items():
+                if series:
+                    log_curves(logger, f"{self.prefix}/{key}", steps, series, title)
+
+        self._to_all(send)
+
+    def _to_all(self, send: Callable[[Logger], None]) -> None:
+        """Give every logger its turn, also after one that raises; what the first of these raises is raised then."""
+        problems: list[Exception] = []
+        for logger in self.loggers:
+            try:
+                send(logger)
+            except Exception as error:  # noqa: BLE001 -- raised below
+                problems.append(error)
+        if problems:
+            raise problems[0]
 
 
 def curves_of(history: Sequence[Mapping[str, float]], start: str) -> tuple[list[int], dict[str, list[float]]]:
@@ -84,10 +97,10 @@ def class_gains(record: EpochRecord, names: Sequence[str] | None) -> dict[str, f
     """Mean score gain of each class's components by identity: ``class_gain/<class>/component_01`` and so on."""
     if record.identities is None:
         return {}
-    gains, found = record.decomposition.score_gains, {}
+    gains, finite, found = record.decomposition.score_gains, record.decomposition.finite, {}
     for label in record.labels.unique().tolist()[:_MOST_CLASSES]:
         for cohort in range(record.identities.shape[1]):
-            alive = (record.identities == cohort) & (record.labels == label)[:, None]
+            alive = (record.identities == cohort) & (finite & (record.labels == label))[:, None]
             if alive.any():
                 name = _named(names, label).replace("/", "_")
                 found[f"{_OF_CLASS}{name}/component_{cohort + 1:02d}"] = gains[alive].mean().item()

@@ -33,7 +33,7 @@ def min_max_normalize(maps: Tensor) -> Tensor:
     rounding = 8 * torch.finfo(maps.dtype).eps * torch.maximum(high.abs(), low.abs())
     span = high - low
     constant = (span <= rounding) & span.isfinite()
-    return ((maps - low) / torch.where(constant, torch.ones_like(span), span)).masked_fill(constant, 0)
+    return (maps - low) / span.masked_fill(constant, torch.inf)
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -75,15 +75,18 @@ def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor
     return _separable(rows, images, columns)
 
 
-def blend(images: Tensor, masks: Tensor, background: Tensor, mode: Blend = "convex") -> Tensor:
+def blend(
+    images: Tensor, masks: Tensor, background: Tensor, mode: Blend = "convex", out: Tensor | None = None
+) -> Tensor:
     """Show images through masks, over a background.
 
     Args:
-        images: images ``(n, C, H, W)``.
+        images: images ``(n, C, H, W)``, or one for all masks, ``(C, H, W)``.
         masks: masks ``(n, H, W)`` in [0, 1].
-        background: what stands where a mask is 0, ``(n, C, H, W)``.
+        background: what stands where a mask is 0, shaped as ``images``.
         mode: ``"convex"`` is ``m x + (1 - m) b``; ``"maximum"`` is ``max(m x, (1 - m) b)`` element by element, which
             darkens where the mask is neither 0 nor 1 and clips negative values: published code does it.
+        out: where to put the result; None for a new tensor.
 
     Returns:
         Images ``(n, C, H, W)``.
@@ -102,8 +105,8 @@ def blend(images: Tensor, masks: Tensor, background: Tensor, mode: Blend = "conv
     check_option("mode", mode, Blend)
     weights = masks.unsqueeze(-3)
     if mode == "convex":
-        return torch.lerp(background, images, weights)
-    return torch.maximum(images * weights, background * (1 - weights))
+        return torch.lerp(background, images, weights, out=out)
+    return torch.maximum(torch.mul(images, weights, out=out), background * (1 - weights), out=out)
 
 
 def _separable(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -81,6 +82,11 @@ class Decomposition:
         """Share of each component in the squared norm of the decomposed matrix, ``(B, K)`` in [0, 1]."""
         energy = self.energy[:, None]
         return self.singular_values.square() / torch.where(energy == 0, torch.ones_like(energy), energy)
+
+    @property
+    def finite(self) -> Tensor:
+        """Which images ``(B,)`` have finite evidence and finite scores of all their components."""
+        return self.energy.isfinite() & (self.score_gains.isfinite() | ~self.valid).all(dim=1)
 
     @property
     def cam(self) -> Tensor:
@@ -279,10 +285,16 @@ class DecomCAM(CAM):
         masks = components.relu()[rows, columns]
         to_input, images = _composing_space(capture, self.preset.composite_space)
         blurred = self._blur(images)
+        owners, buffer = rows.tolist(), images.new_empty(min(capture.chunk_size, len(rows)), *images.shape[1:])
 
         def compose(part: slice) -> Tensor:
             shown = min_max_normalize(upsample(masks[part], size))
-            return to_input(blend(images[rows[part]], shown, blurred[rows[part]], self.preset.composite))
+            end = 0
+            # One image meets all its masks at once, in memory used again: copies of it would cost more than the blending.
+            for row, own in groupby(owners[part]):
+                start, end = end, end + len(list(own))
+                blend(images[row], shown[start:end], blurred[row], self.preset.composite, out=buffer[start:end])
+            return to_input(buffer[:end])
 
         seen = capture.rescore(rows, compose, self.score_dtype)
         reference = capture.rescore(everyone, lambda part: to_input(blurred[part]), self.score_dtype)

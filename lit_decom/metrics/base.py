@@ -55,10 +55,8 @@ class PerImageMetric(Metric, ABC):
         """
         if rows.shape[1:].numel() != self._width or rows.ndim not in {1, 2}:
             raise ValueError(f"Expected `rows` to have shape (B, {self._width}), but got {tuple(rows.shape)}.")
-        # a state made in inference mode could not be copied or changed later; a flat one of a fixed type can be
-        # gathered from a process without images, for which torchmetrics puts an empty vector
-        with torch.inference_mode(mode=False):
-            getattr(self, self._state_name).append(rows.detach().to(self.device, self.dtype).clone().flatten())
+        # flat and of a fixed type, as is the empty vector that torchmetrics gathers from a process without images
+        getattr(self, self._state_name).append(rows.detach().to(self.device, self.dtype).clone().flatten())
 
     @property
     def rows(self) -> Tensor:

@@ -5,8 +5,9 @@ from math import isclose
 
 from torch import Tensor, nn
 
-_MOST_PREFIX_TOKENS = 16  # class, distillation and register tokens of the vision transformers in use
-_USUAL_PREFIXES = {0, 1, 2, 4, 5}
+# Numbers of class, distillation and register tokens of the vision transformers in use. With any number of them allowed,
+# any number of tokens would be a grid.
+_PREFIXES = (0, 1, 2, 4, 5, 8, 9)
 
 
 class TargetLayerError(ValueError):
@@ -109,17 +110,23 @@ def _map_of_grid(output: Tensor, size: tuple[int, int]) -> Tensor | None:
 
 def _map_of_tokens(tokens: Tensor, size: tuple[int, int], prefix: int | None) -> Tensor | None:
     grids = {}
-    for skipped in range(_MOST_PREFIX_TOKENS + 1) if prefix is None else [prefix]:
+    for skipped in _PREFIXES if prefix is None else (prefix,):
         positions = tokens.shape[1] - skipped
         rows = round((positions * size[0] / size[1]) ** 0.5) if positions > 0 else 0
-        if rows > 1 and positions % rows == 0 and _fits(rows, positions // rows, size):
+        if rows > 1 and positions % rows == 0 and _are_patches(rows, positions // rows, size):
             grids[skipped] = (rows, positions // rows)
     if not grids:
         return None
-    # 4 x 4 positions and 5 prefix tokens are 4 x 5 and none to a tolerance: an exact fit goes first.
-    exact = (n for n, (rows, columns) in grids.items() if n in _USUAL_PREFIXES and rows * size[1] == columns * size[0])
+    # 25 tokens of 56 x 56 pixels may be 5 x 5 patches of 11, or 4 x 4 of 14 and 9 prefix tokens: no pixel is left then.
+    exact = (n for n, grid in grids.items() if size[0] % grid[0] == 0 and grid[0] * size[1] == grid[1] * size[0])
     skipped = next(exact, min(grids))
     return tokens[:, skipped:].reshape(len(tokens), *grids[skipped], -1).permute(0, 3, 1, 2)
+
+
+def _are_patches(rows: int, columns: int, size: tuple[int, int]) -> bool:
+    """Whether square patches of some size, and pixels left over at the border, make this grid."""
+    smallest = max(size[0] / (rows + 1), size[1] / (columns + 1))
+    return smallest < min(size[0] / rows, size[1] / columns)
 
 
 def _fits(rows: int, columns: int, size: tuple[int, int]) -> bool:

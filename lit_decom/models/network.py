@@ -79,8 +79,12 @@ class Network:
             return self._read(functional_call(self.model, weights, (images,)))
 
     def _prepare(self, dtype: ScoreDtype) -> dict[str, Tensor]:
-        weights = {name: widened(tensor.detach()) for name, tensor in self.model.named_parameters()}
-        weights |= {name: widened(buffer) for name, buffer in self.model.named_buffers() if _is_half(buffer)}
+        weights = {name: _usable(weight) for name, weight in self.model.named_parameters()}
+        weights |= {
+            name: _usable(buffer)
+            for name, buffer in self.model.named_buffers()
+            if buffer.is_inference() or widened(buffer) is not buffer
+        }
         for prefix, module in self.model.named_modules():
             # Subclasses may do anything with their weight: only the plain ones are laid out and rounded.
             if type(module) in {nn.Conv2d, nn.Linear} and (name := f"{prefix}.weight".lstrip(".")) in weights:
@@ -91,8 +95,10 @@ class Network:
         return {name: _stirred(weight) for name, weight in weights.items()} if self._stirred else weights
 
 
-def _is_half(tensor: Tensor) -> bool:
-    return tensor.dtype in {torch.float16, torch.bfloat16}
+def _usable(tensor: Tensor) -> Tensor:
+    # Autograd refuses to save what was made in inference mode.
+    tensor = widened(tensor.detach())
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _input_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:

@@ -10,15 +10,18 @@ from torch import Tensor, nn
 
 from lit_decom.isolation import isolated_random_state
 
+_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
+
 
 @contextmanager
 def observing(model: nn.Module) -> Iterator[None]:
     """Look at a model without changing it, in whatever mode it is.
 
     Inside the block every submodule is in eval mode, gradients are on (also under ``inference_mode`` and ``no_grad``),
-    autocast and TF32 are off, compiled submodules run eagerly (hooks never fire on a compiled graph), and parameters
-    start with no ``.grad``. At the end, also after an exception, each submodule's own mode, ``requires_grad``,
-    ``.grad``, buffers and all global random states are as before. It may be entered again inside itself.
+    autocast and TF32 are off, compiled submodules run eagerly (hooks never fire on a compiled graph), nothing is
+    checkpointed where a flag of the model decides it, and parameters start with no ``.grad``. At the end, also after an
+    exception, each submodule's own mode, ``requires_grad``, ``.grad``, buffers and all global random states are as
+    before. It may be entered again inside itself.
 
     Args:
         model: the network.
@@ -26,6 +29,8 @@ def observing(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     modes = [module.training for module in modules]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    # As timm and transformers call it. A checkpointed part runs again in the backward pass, where no hook of ours is.
+    checkpointing = [(m, flag) for m in modules for flag in _CHECKPOINTING if getattr(m, flag, None) is True]
     device = device_of(model)
     with ExitStack() as stack:
         stack.enter_context(isolated_random_state(device=device))
@@ -40,13 +45,18 @@ def observing(model: nn.Module) -> Iterator[None]:
                 module.training = False
             for parameter, _, _ in parameters:
                 parameter.grad = None
+            for module, flag in checkpointing:
+                setattr(module, flag, False)
             yield
         finally:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
             for parameter, requires_grad, grad in parameters:
-                parameter.requires_grad_(requires_grad)
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)
                 parameter.grad = grad
+            for module, flag in checkpointing:
+                setattr(module, flag, True)
 
 
 def device_of(model: nn.Module) -> torch.device:

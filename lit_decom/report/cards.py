@@ -1,5 +1,6 @@
 """One card per drawn image: what each run found in it, firing by firing."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -69,20 +70,26 @@ class Pairs:
 
     Attributes:
         epoch: at which they were compared.
-        partners: for each image, the name in the second run of a component of the first one.
-        similarity: mean over all pairs; NaN without any.
+        partners: for each image, from the name of a component in the first run to its name in the second one.
+        similarities: like ``partners``, how similar the two are, in [0, 1].
         n_components: valid components of the first run at that epoch, over all images.
     """
 
     epoch: int
     partners: tuple[dict[int, int], ...]
-    similarity: float
+    similarities: tuple[dict[int, float], ...]
     n_components: int
 
     @property
     def n_pairs(self) -> int:
         """How many pairs there are, over all images."""
         return sum(len(partners) for partners in self.partners)
+
+    @property
+    def similarity(self) -> float:
+        """Mean over all pairs; NaN without any."""
+        values = [value for image in self.similarities for value in image.values()]
+        return sum(values) / len(values) if values else math.nan
 
 
 def pair(first: Findings, second: Findings, at: tuple[int, ...]) -> Pairs | None:
@@ -100,12 +107,13 @@ def pair(first: Findings, second: Findings, at: tuple[int, ...]) -> Pairs | None
     if one.patterns.shape[2:] != other.patterns.shape[2:]:
         return None
     match = match_components(one.patterns.float(), other.patterns.float(), valid=one.valid, new_valid=other.valid)
-    partners = []
+    partners, similarities = [], []
     for image, assignment in enumerate(match.assignment):
         mine, theirs = first.names[at[0], image], second.names[at[1], image]
         ranks = (assignment >= 0).nonzero().flatten().tolist()
         partners.append({int(mine[rank]): int(theirs[assignment[rank]]) for rank in ranks})
-    return Pairs(one.epoch, tuple(partners), float(match.similarity.nanmean()), int(one.valid.sum()))
+        similarities.append({int(mine[rank]): float(match.similarity[image, rank]) for rank in ranks})
+    return Pairs(one.epoch, tuple(partners), tuple(similarities), int(one.valid.sum()))
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ class Card:
 
 def cards(found: Sequence[Findings], timeline: Timeline, rows: Sequence[int], pairs: Pairs | None) -> list[Card]:
     """Make the cards of some images."""
-    return [_card(found, timeline, row, None if pairs is None else pairs.partners[row]) for row in rows]
+    return [_card(found, timeline, row, pairs) for row in rows]
 
 
 def style_of(column: int) -> str:
@@ -153,29 +161,48 @@ def style_of(column: int) -> str:
     return f"c{column % _N_COLOURS}" + (f" dash{min(dashes, 2)}" if dashes else "")
 
 
-def _card(found: Sequence[Findings], timeline: Timeline, row: int, partners: dict[int, int] | None) -> Card:
+def _card(found: Sequence[Findings], timeline: Timeline, row: int, pairs: Pairs | None) -> Card:
     columns = [keep_columns(each.names[:, row]) for each in found]
     keys = [{name: str(name) for name in columns[0]}]
     if len(found) > 1:
-        partners = partners or {}
+        partners = {} if pairs is None else pairs.partners[row]
         columns[1] = follow_columns(columns[1], {theirs: columns[0][mine] for mine, theirs in partners.items()})
         own_name = {theirs: mine for mine, theirs in partners.items()}
         keys.append({name: str(own_name[name]) if name in own_name else f"b{name}" for name in columns[1]})
     n_columns = count(*columns)
     lines = [_gain_lines(*each, row) for each in zip(found, columns, keys, strict=True)]
     limits = limits_of([line for each in lines for line in each], include=[0.0])
+    size = TALL if len(found) == 1 else LARGE
     blocks = tuple(
         Block(
             n_columns,
             tuple(style_of(column) for column in range(n_columns)),
-            Chart(GAIN, lines[index], timeline.positions[index], timeline.labels, limits, TALL if len(found) == 1 else LARGE),
+            Chart(
+                GAIN,
+                lines[index],
+                timeline.positions[index],
+                timeline.labels,
+                limits,
+                size,
+            ),
             _settled_note(each, row),
-            _data(each, row, columns[index], keys[index], n_columns),
+            _data(each, row, _Places(columns[index], keys[index], _likenesses(found, row, pairs)[index], n_columns)),
         )
         for index, each in enumerate(found)
     )
     first = found[0].run
     return Card(row, f"{first.class_name(int(first.last.labels[row]))} · image {first.last.ids[row]}", blocks)
+
+
+def _likenesses(found: Sequence[Findings], row: int, pairs: Pairs | None) -> list[dict[int, str]]:
+    """For each run, what to say of the components that have a partner in the other one."""
+    texts: list[dict[int, str]] = [{} for _ in found]
+    if pairs is not None:
+        for mine, theirs in pairs.partners[row].items():
+            similar = f"{pairs.similarities[row][mine]:.2f}"
+            texts[0][mine] = f"B {called(found[1].run, theirs)} · {similar}"
+            texts[1][theirs] = f"A {called(found[0].run, mine)} · {similar}"
+    return texts
 
 
 def _gain_lines(found: Findings, columns: dict[int, int], keys: dict[int, str], row: int) -> tuple[Line, ...]:
@@ -198,7 +225,7 @@ def _gain_lines(found: Findings, columns: dict[int, int], keys: dict[int, str], 
 
 def called(run: Run, name: int) -> str:
     """Say which component it is."""
-    return f"component {name}" if run.is_tracked else f"rank {name + 1}"
+    return f"no. {name}" if run.is_tracked else f"rank {name + 1}"
 
 
 def _settled_note(found: Findings, row: int) -> str:
@@ -208,9 +235,17 @@ def _settled_note(found: Findings, row: int) -> str:
     return "Still changing at the end." if epoch is None else f"Settled since epoch {epoch}."
 
 
-def _data(
-    found: Findings, row: int, columns: dict[int, int], keys: dict[int, str], n_columns: int
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Places:
+    """Column, key and partner of each component of an image, by its name, and how many columns there are."""
+
+    columns: dict[int, int]
+    keys: dict[int, str]
+    likenesses: dict[int, str]
+    n_columns: int
+
+
+def _data(found: Findings, row: int, places: _Places) -> dict[str, Any]:
     """Maps, limits and captions of one image over all firings of one run."""
     maps = []
     for decomposition in found.decompositions:
@@ -226,7 +261,7 @@ def _data(
             max((limit or 0 for firing in by_firing for limit in firing[1:]), default=0),
         ],
         "verdicts": [_verdict(found.run, index, row) for index in range(len(by_firing))],
-        "tiles": [_tiles(found, index, row, columns, keys, n_columns) for index in range(len(by_firing))],
+        "tiles": [_tiles(found, index, row, places) for index in range(len(by_firing))],
     }
 
 
@@ -240,25 +275,24 @@ def _verdict(run: Run, index: int, row: int) -> str:
     return f"✓ {sure}" if answer == label else f"✗ {run.class_name(answer)} {sure}"
 
 
-def _tiles(
-    found: Findings, index: int, row: int, columns: dict[int, int], keys: dict[int, str], n_columns: int
-) -> list[list[Any] | None]:
-    """What stands in each column at one firing: rank, key, name, gain, share, confidence, what happened to it."""
+def _tiles(found: Findings, index: int, row: int, places: _Places) -> list[list[Any] | None]:
+    """What is in each column at one firing: rank, key, name, gain, share, confidence, event, partner."""
     record = found.run.records[index]
-    tiles: list[list[Any] | None] = [None] * n_columns
+    tiles: list[list[Any] | None] = [None] * places.n_columns
     for rank, name in enumerate(found.names[index, row].tolist()):
         if name < 0:
             continue
         gain, share = found.gains[index, row, rank].item(), found.shares[index, row, rank].item()
         confidence = None if record.confidence is None else finite(record.confidence[row, rank].item())
-        tiles[columns[name]] = [
+        tiles[places.columns[name]] = [
             rank,
-            keys[name],
+            places.keys[name],
             called(found.run, name),
             f"{gain:+.2f}",
             f"{share:.0%}",
             "" if confidence is None or not found.run.is_tracked else f"{confidence:.2f}",
             _event(found, index, row, rank),
+            places.likenesses.get(name, ""),
         ]
     return tiles
 

@@ -15,7 +15,15 @@ from lit_decom.report.columns import count, keep_columns
 from lit_decom.report.runs import Run
 from lit_decom.report.timeline import Timeline
 
-_SPELLED = {"adcc": "ADCC", "auc": "AUC", "cam": "CAM", "iou": "IoU", "road": "ROAD", "pp": "++", "nonfinite": "not finite"}
+_SPELLED = {
+    "adcc": "ADCC",
+    "auc": "AUC",
+    "cam": "CAM",
+    "iou": "IoU",
+    "road": "ROAD",
+    "pp": "++",
+    "nonfinite": "not finite",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ def panel(
     value: str,
     lines: Sequence[Sequence[Line]],
     timeline: Timeline,
+    *,
     include: Sequence[float] = (),
     size: tuple[int, int] = LARGE,
 ) -> Panel | None:
@@ -89,23 +98,25 @@ def gain_by_rank(found: Sequence[Findings], timeline: Timeline) -> Panel | None:
     """The mean score gain over all images, one line per rank."""
     everyone = [torch.ones(each.gains.shape[1], dtype=torch.bool) for each in found]
     lines = [_rank_lines(each.gains, images) for each, images in zip(found, everyone, strict=True)]
-    return panel(f"By rank, all {len(everyone[0])} images", GAIN, lines, timeline, [0.0])
+    return panel(f"By rank, all {len(everyone[0])} images", GAIN, lines, timeline, include=[0.0])
 
 
 def gain_by_identity(found: Sequence[Findings], timeline: Timeline) -> Panel | None:
     """The mean score gain of the components that were first in their images, wherever they rank now; if tracked."""
     lines = [_first_lines(each) if each.run.is_tracked else [] for each in found]
-    return panel("Components of the first firing, wherever they rank later", GAIN, lines, timeline, [0.0])
+    return panel("Components of the first firing, wherever they rank later", GAIN, lines, timeline, include=[0.0])
 
 
 def gain_by_class(found: Sequence[Findings], timeline: Timeline) -> list[Panel]:
     """The mean score gain over the images of each class, one line per rank."""
     labels = found[0].run.last.labels
     panels = []
-    for label in labels.unique().tolist():
+    for label in sorted(set(labels.tolist())):
         images = labels == label
         title = f"{found[0].run.class_name(label)} ({int(images.sum())})"
-        panels.append(panel(title, GAIN, [_rank_lines(each.gains, images) for each in found], timeline, [0.0], SMALL))
+        panels.append(
+            panel(title, GAIN, [_rank_lines(each.gains, images) for each in found], timeline, include=[0.0], size=SMALL)
+        )
     return [each for each in panels if each is not None]
 
 
@@ -125,14 +136,19 @@ def shared_energy(runs: Sequence[Run], timeline: Timeline) -> Panel | None:
     return panel(
         "Energy of the shared components",
         "share of the probe's energy",
-        [_shared_lines(run) for run in runs],
+        [_shared_lines(run, letter) for run, letter in zip(runs, "ab", strict=False)],
         timeline,
-        [0.0],
+        include=[0.0],
     )
 
 
-def shared_components(run: Run) -> Shared | None:
-    """Arrange where the shared components fire most, firing by firing; None if no record has any."""
+def shared_components(run: Run, letter: str = "a") -> Shared | None:
+    """Arrange where the shared components fire most, firing by firing; None if no record has any.
+
+    Args:
+        run: whose components; those of two runs are not matched.
+        letter: tells the run's components from another one's.
+    """
     if all(record.shared_images is None or record.shared_boxes is None for record in run.records):
         return None
     columns = keep_columns(_shared_names(run))
@@ -147,11 +163,18 @@ def shared_components(run: Run) -> Shared | None:
             share = None if record.shared_energy is None else finite(record.shared_energy[rank].item())
             crops = [
                 [image, *box]
-                for image, box in zip(record.shared_images[rank].tolist(), record.shared_boxes[rank].tolist(), strict=True)
+                for image, box in zip(
+                    record.shared_images[rank].tolist(), record.shared_boxes[rank].tolist(), strict=True
+                )
                 if 0 <= image < len(record.ids)
             ]
             rows |= {image for image, *_ in crops}
-            frame[columns[name]] = [str(name), _shared_name(run, name), "" if share is None else f"{share:.1%}", crops]
+            frame[columns[name]] = [
+                f"{letter}{name}",
+                _shared_name(run, name),
+                "" if share is None else f"{share:.1%}",
+                crops,
+            ]
         frames.append(frame)
     return Shared(n_columns, tuple(style_of(column) for column in range(n_columns)), frames, tuple(sorted(rows)))
 
@@ -172,13 +195,15 @@ def logged_numbers(runs: Sequence[Run], timeline: Timeline) -> tuple[list[Panel]
 
 def words(name: str) -> str:
     """Write the name of a number as one reads it."""
-    return " ".join(_SPELLED.get(word, word) for word in name.replace("io_u", "iou").split("_"))
+    return " ".join(_SPELLED.get(word, word) for word in name.split("_"))
 
 
 def _rank_lines(gains: Tensor, images: Tensor) -> list[Line]:
     means = gains[:, images].nanmean(dim=1)
     return [
-        Line(f"rank {rank + 1}", tuple(finite(value) for value in means[:, rank].tolist()), style_of(rank), f"rank{rank}")
+        Line(
+            f"rank {rank + 1}", tuple(finite(value) for value in means[:, rank].tolist()), style_of(rank), f"rank{rank}"
+        )
         for rank in range(means.shape[1])
     ]
 
@@ -188,12 +213,13 @@ def _first_lines(found: Findings) -> list[Line]:
     lines = []
     for name in range(found.names.shape[2]):
         means = torch.where(found.names == name, found.gains, torch.nan).flatten(1).nanmean(dim=1)
-        values = tuple(finite(value) for value in means.tolist())
-        lines.append(Line(f"began as rank {name + 1}", values, style_of(name), f"rank{name}"))
+        lines.append(
+            Line(f"began as rank {name + 1}", tuple(map(finite, means.tolist())), style_of(name), f"rank{name}")
+        )
     return lines
 
 
-def _shared_lines(run: Run) -> list[Line]:
+def _shared_lines(run: Run, letter: str) -> list[Line]:
     names = _shared_names(run)
     columns = keep_columns(names)
     lines = []
@@ -202,7 +228,7 @@ def _shared_lines(run: Run) -> list[Line]:
         for record, here in zip(run.records, names == name, strict=True):
             found = None if record.shared_energy is None or not here.any() else record.shared_energy
             values.append(None if found is None else finite(found[here[: len(found)]].sum().item()))
-        lines.append(Line(_shared_name(run, name), tuple(values), style_of(column), str(name)))
+        lines.append(Line(_shared_name(run, name), tuple(values), style_of(column), f"{letter}{name}"))
     return lines
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lit_decom.records import RunDirectoryError, displayed
+from lit_decom.records import RunDirectoryError
 from lit_decom.render import _heat_colours, ossm_grid
 from lit_decom.report.cards import Card, Findings, Pairs, cards, pair
 from lit_decom.report.charts import finite
@@ -89,7 +89,7 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
     rows = range(min(n_drawn, len(runs[0].last.ids)))
     pairs, matching = _matched(found, timeline, match_epoch)
     drawn = cards(found, timeline, rows, pairs)
-    shared = [shared_components(run) for run in runs]
+    shared = [shared_components(run, letter) for run, letter in zip(runs, "ab", strict=False)]
     panels, idle = logged_numbers(runs, timeline)
     photos = _photos(runs[0], {*rows, *(row for each in shared if each for row in each.rows)})
     script = _source("report.js")
@@ -109,13 +109,17 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
         "shared_energy": shared_energy(runs, timeline),
         "panels": panels,
         "idle": idle,
-        "data": _data(runs, timeline, drawn, shared, photos),
-        "style": Markup(_source("report.css")),  # noqa: S704 -- our own file
-        "script": Markup(script),  # noqa: S704 -- our own file
+        "data": _data(runs, timeline, drawn, shared, photos) | {"matched": pairs is not None},
+        "style": Markup(_source("report.css")),
+        "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     environment = Environment(
-        loader=PackageLoader("lit_decom"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("lit_decom"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(context)
 
@@ -132,14 +136,17 @@ def _matched(found: Sequence[Findings], timeline: Timeline, epoch: int | None) -
     if at is None and epoch is not None:
         raise RunDirectoryError(f"Expected both runs to have fired in epoch {epoch} (`match_epoch`), but they did not.")
     if at is None:
-        return None, "The runs have no epoch in common, so their components are not matched: each has its own colours."
+        return None, "The runs have no epoch in common, so components are not matched: each run has its own colours."
     pairs = pair(found[0], found[1], at)
     if pairs is None:
-        return None, "The layers of the runs have different grids, so components are not matched: each has its own colours."
+        return (
+            None,
+            "The runs' layers have different grids, so components are not matched: each run has its own colours.",
+        )
     similar = f", with a mean similarity of {pairs.similarity:.2f}" if pairs.n_pairs else ""
     return pairs, (
-        f"Components were matched by their patterns at epoch {pairs.epoch}: {pairs.n_pairs} of {pairs.n_components} have "
-        f"a partner in the other run{similar}. Partners have the same column and colour."
+        f"Components were matched by their patterns at epoch {pairs.epoch}: {pairs.n_pairs} of {pairs.n_components} "
+        f"have a partner in the other run{similar}. Partners share column and colour; a dashed frame means none."
     )
 
 
@@ -185,15 +192,14 @@ def _setting(value: Any) -> tuple[str, ...]:
 def _photos(run: Run, rows: set[int]) -> dict[int, str]:
     if run.probe is None:
         return {}
-    images = displayed(run.probe)
-    return {row: data_uri(photo(images[row])) for row in sorted(rows)}
+    return {row: data_uri(photo(run.probe.images[row])) for row in sorted(rows)}
 
 
 def _still(run: Run, found: Findings, rows: range) -> Any:
     """The OSSM grid of the last firing as one picture, for those without scripts."""
     decomposition = found.decompositions[-1]
     shape = (len(run.last.ids), 3, _CANVAS_SIDE, _CANVAS_SIDE)
-    images = displayed(run.probe) if run.probe else decomposition.cam.new_full(shape, 0.5)
+    images = run.probe.images if run.probe else decomposition.cam.new_full(shape, 0.5)
     captions = [
         [
             f"{found.gains[-1, row, rank]:+.2f}  {found.shares[-1, row, rank]:.0%}" if run.last.valid[row, rank] else ""

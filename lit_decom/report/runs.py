@@ -106,7 +106,9 @@ def read_run(path: Path) -> Run:
     directory = RunDirectory(path)
     records, notes = _readable(directory.files())
     if not records:
-        raise RunDirectoryError(f"Expected {path} to hold a record that can be read, but: {' '.join(notes) or 'none yet.'}")
+        raise RunDirectoryError(
+            f"Expected {path} to hold a record that can be read, but: {' '.join(notes) or 'none yet.'}"
+        )
     settings, more = _settings(path)
     notes += more
     probe = _probe(directory, records[-1], notes)
@@ -163,14 +165,18 @@ def _readable(files: Sequence[Path]) -> tuple[list[EpochRecord], list[str]]:
             faults.insert(0, fault if file.name in fault else f"{file.name}: {fault}")
     if faults:
         count = "1 record" if len(faults) == 1 else f"{len(faults)} records"
-        faults.insert(0, f"{count} of {len(files)} could not be read and {'is' if len(faults) == 1 else 'are'} left out.")
+        faults.insert(
+            0, f"{count} of {len(files)} could not be read and {'is' if len(faults) == 1 else 'are'} left out."
+        )
     return found[::-1], faults
 
 
 def _whole(file: Path) -> Path:
     """Refuse a file that was cut off; NumPy would leave it open."""
     if not is_zipfile(file):
-        raise RunDirectoryError(f"Expected {file.name} to be a whole file, but it is cut off, missing or of another kind.")
+        raise RunDirectoryError(
+            f"Expected {file.name} to be a whole file, but it is cut off, missing or of another kind."
+        )
     return file
 
 

@@ -76,10 +76,9 @@ def scores_of(runs: Sequence[Run], timeline: Timeline) -> Scores | None:
     fixed = [name for name in strata if name.startswith(_FIXED)]
     styles = _stratum_styles([*moving, *fixed])
     dashes = {name: f"base{min(index, 5)}" for index, name in enumerate(baselines)}
-    fixed_panels = [_panel(boards, metric, dict.fromkeys(fixed), styles, {}, timeline) for metric in metrics] if fixed else []
     return Scores(
-        tuple(filter(None, (_panel(boards, metric, dict.fromkeys(moving), styles, dashes, timeline) for metric in metrics))),
-        tuple(filter(None, fixed_panels)),
+        _panels(boards, metrics, {name: styles[name] for name in moving}, dashes, timeline),
+        _panels(boards, metrics, {name: styles[name] for name in fixed}, {}, timeline),
         (
             *((words(name), styles[name], name) for name in moving),
             *((_baseline_name(name), dashes[name], name) for name in baselines),
@@ -90,7 +89,7 @@ def scores_of(runs: Sequence[Run], timeline: Timeline) -> Scores | None:
 
 
 class _Board:
-    """The logged scores of one run, found by their keys: ``<metric>/<stratum>`` and ``<metric>/<stratum>/<baseline>``."""
+    """The logged scores of one run, found by their keys: ``<metric>/<stratum>``, ``<metric>/<stratum>/<baseline>``."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -112,7 +111,7 @@ class _Board:
         """The values of the last firing."""
         last = self.run.last
         present = [name for name in strata if f"count/{name}" in last.numbers or self._any(metrics, name)]
-        rivals = [name for name in baselines if any(self.values(metric, "all", name)[-1] is not None for metric in metrics)]
+        rivals = [name for name in baselines if self._any(metrics, "all", name)]
         gaps = [self.values(metric, "gap")[-1] for metric in metrics]
         rows = []
         for metric, gap in zip(metrics, gaps, strict=True):
@@ -129,25 +128,25 @@ class _Board:
         lost, won, compared = [], [], set()
         for metric in self.metrics:
             higher, own = better_is_higher(self.run, metric), self.values(metric, "all")[-1]
-            for rival in CHANCE:
+            for rival, name in CHANCE.items():
                 other = self.values(metric, "all", rival)[-1]
                 if own is None or other is None or higher is None:
                     continue
                 compared.add(metric)
-                text = f"{words(metric)}: {own:.3f} against {other:.3f} of {CHANCE[rival]}"
+                text = f"{words(metric)}: {own:.3f} against {other:.3f} of {name}"
                 if not (own > other if higher else own < other):
                     lost.append(f"{text}.")
                 elif self._within_interval(metric, other):
                     lost.append(f"{text}, which is within the interval.")
                 else:
                     won.append(text)
-        at = f"At epoch {self.run.last.epoch}"
+        subject, total = f"At epoch {self.run.last.epoch} the explanation", len(lost) + len(won)
         if lost:
-            return [f"{at} the explanation does not beat chance in {len(lost)} of {len(lost) + len(won)} comparisons:", *lost]
-        return [f"{at} the explanation beats chance in all {len(won)} comparisons ({len(compared)} scores)."] if won else []
+            return [f"{subject} does not beat chance in {len(lost)} of {total} comparisons:", *lost]
+        return [f"{subject} beats chance in all {total} comparisons ({len(compared)} scores)."] if won else []
 
-    def _any(self, metrics: Sequence[str], stratum: str) -> bool:
-        return any(self.values(metric, stratum)[-1] is not None for metric in metrics)
+    def _any(self, metrics: Sequence[str], stratum: str, explanation: str = _OWN) -> bool:
+        return any(self.values(metric, stratum, explanation)[-1] is not None for metric in metrics)
 
     def _head(self, stratum: str) -> str:
         count = finite(self.run.last.numbers.get(f"count/{stratum}"))
@@ -186,23 +185,25 @@ def _directions() -> dict[str, bool | None]:
     return directions
 
 
-def _panel(
+def _panels(
     boards: Sequence[_Board],
-    metric: str,
-    strata: dict[str, None],
-    styles: dict[str, str],
-    dashes: dict[str, str],
+    metrics: Sequence[str],
+    strata: dict[str, str],
+    baselines: dict[str, str],
     timeline: Timeline,
-) -> Panel | None:
-    lines = [
-        [
-            *(_stratum_line(board, metric, name, styles[name]) for name in strata),
-            *(Line(_baseline_name(name), board.values(metric, "all", name), style, name) for name, style in dashes.items()),
-        ]
-        for board in boards
-    ]
-    arrow = _arrow(better_is_higher(boards[0].run, metric))
-    return panel(words(metric) + (f" {arrow}" if arrow else ""), words(metric), lines, timeline, size=SMALL)
+) -> tuple[Panel, ...]:
+    """One panel per metric; strata and baselines come with their styles."""
+    panels = []
+    for metric in metrics:
+        lines = []
+        for board in boards:
+            own = [_stratum_line(board, metric, name, style) for name, style in strata.items()]
+            values = {name: board.values(metric, "all", name) for name in baselines}
+            rivals = [Line(_baseline_name(name), values[name], style, name) for name, style in baselines.items()]
+            lines.append([*own, *rivals])
+        arrow = _arrow(better_is_higher(boards[0].run, metric))
+        panels.append(panel(f"{words(metric)} {arrow}".strip(), words(metric), lines, timeline, size=SMALL))
+    return tuple(each for each in panels if each is not None)
 
 
 def _stratum_line(board: _Board, metric: str, stratum: str, style: str) -> Line:
@@ -213,13 +214,15 @@ def _stratum_line(board: _Board, metric: str, stratum: str, style: str) -> Line:
 def _stratum_styles(strata: Sequence[str]) -> dict[str, str]:
     """Neutral for all images; a stratum and its fixed twin look the same."""
     plain = list(dict.fromkeys(name.removeprefix(_FIXED) for name in strata))
-    styles = {"all": "ink"} | {name: style_of(index) for index, name in enumerate(name for name in plain if name != "all")}
+    coloured = [name for name in plain if name != "all"]
+    styles = {"all": "ink"} | {name: style_of(index) for index, name in enumerate(coloured)}
     return {name: styles[name.removeprefix(_FIXED)] for name in strata}
 
 
 def _is_derived(stratum: str, named: set[str]) -> bool:
     """Whether it is the end of another stratum's interval, or a difference."""
-    return stratum == "gap" or any(stratum.endswith(end) and stratum.removesuffix(end) in named for end in ("_low", "_high"))
+    whole = stratum.removesuffix("_low").removesuffix("_high")
+    return stratum == "gap" or (whole != stratum and whole in named)
 
 
 def _baseline_name(name: str) -> str:
@@ -231,7 +234,7 @@ def _arrow(higher: bool | None) -> str:
 
 
 def _text(value: float | None, *, signed: bool = False) -> str:
-    return "–" if value is None else f"{value:{'+' if signed else ''}.3f}"
+    return "\N{EN DASH}" if value is None else f"{value:{'+' if signed else ''}.3f}"
 
 
 def _merged(lists: Sequence[Sequence[str]]) -> list[str]:

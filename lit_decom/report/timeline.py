@@ -35,9 +35,10 @@ class Timeline:
         moments = tuple(sorted(set().union(*own)))
         several = {epoch for epoch, nth in moments if nth > 0}
         labels = [f"epoch {epoch}" + (f", firing {nth + 1}" if epoch in several else "") for epoch, nth in moments]
-        if len(runs) == 1:
-            labels = [f"{label} · step {record.step}" for label, record in zip(labels, runs[0].records, strict=True)]
         at = {moment: index for index, moment in enumerate(moments)}
+        if len(runs) == 1:
+            for moment, record in zip(own[0], runs[0].records, strict=True):
+                labels[at[moment]] += f" · step {record.step}"
         return cls(
             moments,
             tuple(labels),

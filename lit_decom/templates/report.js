@@ -122,17 +122,19 @@
     const canvas = tile.querySelector("canvas");
     tile.classList.toggle("empty", !found);
     if (!found) return clear(tile, canvas, "No component in this column");
-    const [rank, key, name, gain, share, confidence, event] = found;
+    const [rank, key, name, gain, share, confidence, event, partner] = found;
     drawMap(block, canvas, frame, rank + 1);
     tile.dataset.c = key;
     const title = make("span", "");
-    title.append(make("b", name.replace("component ", "no. ")), ...(event ? [make("span", event, "badge")] : []));
+    tile.classList.toggle("alone", data.matched && !partner);
+    title.append(make("b", name), ...(event ? [make("span", event, "badge")] : []));
     const lines = [title, make("strong", gain), make("span", ` · ${share}`)];
     if (confidence) lines.push(make("br", ""), make("span", `confidence ${confidence}`));
     title.append(make("br", ""));
+    if (partner) lines.push(make("br", ""), make("span", `≈ ${partner}`));
     tile.querySelector(".cap").replaceChildren(...lines);
-    canvas.setAttribute("aria-label", `${name}${event ? `, ${event}` : ""}: score gain ${gain}, ${share} of the energy`
-      + (confidence ? `, confidence ${confidence}` : ""));
+    canvas.setAttribute("aria-label", `Component ${name}${event ? `, ${event}` : ""}: score gain ${gain}, `
+      + `${share} of the energy` + (confidence ? `, confidence ${confidence}` : "") + (partner ? `, like ${partner}` : ""));
   };
 
   const fillBlock = (block, position) => {

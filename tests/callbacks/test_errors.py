@@ -1,5 +1,6 @@
 """What cannot work fails before the first step and says why; what fails later ends no training, unless asked to."""
 
+import itertools
 import logging
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lit_decom import DecomCAM, DecomCAMCallback, Probe
-from lit_decom.callbacks import decom_cam
+from lit_decom.callbacks import reporting
 from lit_decom.models.layers import TargetLayerError
 from lit_decom.records import EpochRecord
 from lit_decom.sinks import log_curves, log_images
@@ -161,8 +162,12 @@ def _(logger: Broken, key, steps, series, title):
     raise ConnectionError("the tracker is down")
 
 
+attempts = itertools.count()
+
+
 def failing(*_args, **_kwargs):
-    raise OSError(28, "No space left on device", f"somewhere-{torch.rand(()).item()}")
+    # Another message each time, as the name of a temporary file makes it.
+    raise OSError(28, "No space left on device", f"file-{next(attempts)}")
 
 
 @pytest.fixture(params=["explain", "record", "grid", "curves"])
@@ -175,14 +180,14 @@ def fault(request, monkeypatch):
         monkeypatch.setattr(EpochRecord, "save", failing)
         return "keep the record"
     if request.param == "grid":
-        monkeypatch.setattr(decom_cam, "grid_of", failing)
+        monkeypatch.setattr(reporting, "grid_of", failing)
         return "draw the OSSM grid"
-    monkeypatch.setattr(decom_cam, "curves_of", failing)
+    monkeypatch.setattr(reporting, "curves_of", failing)
     return "draw the gain curves"
 
 
 def test_an_error_ends_no_training_and_is_warned_about_once_and_counted(tmp_path, fault):
-    module, alone = tiny(), tiny()
+    module = tiny()
     with pytest.warns(UserWarning, match="DecomCAMCallback could not") as warned:
         run = fit(tmp_path / "watched", callback(strict=False), module=module, max_epochs=3)
     messages = [str(entry.message) for entry in warned if "could not" in str(entry.message)]
@@ -191,6 +196,7 @@ def test_an_error_ends_no_training_and_is_warned_about_once_and_counted(tmp_path
     assert "`strict=True`" in messages[0]
     assert run.callback_metrics["decomcam/errors"] == 3
     assert run.current_epoch == 3
+    alone = tiny()
     fit(tmp_path / "alone", module=alone, max_epochs=3)
     assert all(torch.equal(left, right) for left, right in zip(module.parameters(), alone.parameters(), strict=True))
 
@@ -215,7 +221,8 @@ def test_a_tracker_that_is_down_is_counted(tmp_path):
     observer = callback(strict=False)
     with pytest.warns(UserWarning, match="ConnectionError: the tracker is down") as warned:
         run = fit(tmp_path, observer, max_epochs=2, logger=Broken(tmp_path))
-    assert len([entry for entry in warned if "tracker" in str(entry.message)]) == 2
+    messages = [str(entry.message) for entry in warned if "tracker" in str(entry.message)]
+    assert len(messages) == len(set(messages)) == 2
     assert run.callback_metrics["decomcam/errors"] == 4
     assert len(observer.directory.files()) == 2
 
@@ -231,7 +238,8 @@ def test_a_tracker_that_is_down_keeps_nothing_from_the_next_one(tmp_path):
     log_curves.register(Healthy, lambda logger, key, *_: seen.append(key))
     with pytest.warns(UserWarning, match="tracker is down"):
         fit(tmp_path, observer, logger=[Broken(tmp_path), Healthy(tmp_path, name="healthy")])
-    assert seen == ["decomcam/ossms", "decomcam/gain_curves"]
+    assert seen[0] == "decomcam/ossms"
+    assert {"decomcam/gain_curves", "decomcam/gain_curves_by_rank"} <= set(seen)
 
 
 def test_a_network_that_breaks_in_the_middle_is_reported_and_recovers(tmp_path):

@@ -9,7 +9,8 @@ from PIL import Image
 
 from lit_decom import DecomCAM, capture
 from lit_decom.callbacks import pictures
-from lit_decom.callbacks.pictures import curves_of, grid_of
+from lit_decom.callbacks.pictures import grid_of
+from lit_decom.callbacks.reporting import curves_of
 from lit_decom.records import EpochRecord
 from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
 
@@ -110,7 +111,7 @@ def test_curves_have_one_line_per_rank_with_gaps_where_a_rank_was_missing():
         {"step": 3, "score_gain/rank_01": 0.5, "score_gain/rank_02": 0.1, "explained_energy/rank_01": 0.9},
         {"step": 7, "score_gain/rank_01": 0.25},
     ]
-    steps, series = curves_of(history)
+    steps, series = curves_of(history, "score_gain/rank_")
     assert steps == [3, 7]
     assert list(series) == ["rank_01", "rank_02"]
     assert series["rank_01"] == [0.5, 0.25]

@@ -22,11 +22,13 @@ def test_confidence_bins_are_closed_below_and_the_last_above_too():
     assert confidence_strata(sure, n_bins=4).tolist() == [3, -1]
 
 
-@pytest.mark.parametrize("tenths", range(11))
-def test_an_accuracy_of_so_many_tenths_is_in_the_bin_of_that_number(tenths):
-    """float32 holds 0.7 as a little less and 0.3 as a little more."""
-    accuracy = torch.tensor([tenths / 10, 0.0])
-    assert class_accuracy_strata(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), accuracy).item() == min(9, tenths)
+@pytest.mark.parametrize("n_bins", [10, 22])
+def test_an_accuracy_at_an_edge_is_in_the_upper_bin(n_bins):
+    """In float32, 13 / 22 * 22 is less than 13."""
+    for k in range(n_bins + 1):
+        accuracy = torch.tensor([k / n_bins, 0.0])
+        stratum = class_accuracy_strata(torch.tensor([[1.0, 0.0]]), torch.tensor([0]), accuracy, n_bins)
+        assert stratum.item() == min(n_bins - 1, k)
 
 
 def test_class_accuracy_bins_hold_right_answers_of_known_classes_only():

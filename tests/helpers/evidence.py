@@ -1,10 +1,12 @@
 """Stand-ins for evidence that can be cut into batches, for metrics that ask the network again."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_decom.metrics.stability import MapHistory
 
@@ -20,6 +22,13 @@ def contrast(images: Tensor) -> Tensor:
     flat = images.float().flatten(1)
     ramp = torch.linspace(-1, 1, flat.shape[1])
     return torch.stack([flat @ ramp, flat.square().mean(1), (flat @ ramp.sin()).tanh(), flat[:, ::3].sum(1)], dim=1) / 2
+
+
+def classifier() -> nn.Module:
+    """A small convolutional network with weights drawn by seed, four classes."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)]
+    return nn.Sequential(*layers).eval().requires_grad_(requires_grad=False)
 
 
 @dataclass
@@ -76,3 +85,19 @@ class SharedHistory(MapHistory):
 
     def __getitem__(self, part: slice) -> "SharedHistory":
         return self
+
+
+class FixedMaps:
+    """A CAM extractor, as torch-cam wants it, whose maps are given."""
+
+    def __init__(self, model: nn.Module, maps: Tensor) -> None:
+        self.model, self.maps = model, maps
+
+    def __call__(self, _class_idx: Any = None, _scores: Any = None, **_kwargs: Any) -> list[Tensor]:
+        return [self.maps]
+
+    def fuse_cams(self, cams: list[Tensor]) -> Tensor:
+        return cams[0]
+
+    def _hooks_off(self) -> AbstractContextManager[None]:
+        return nullcontext()

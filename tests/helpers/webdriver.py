@@ -28,7 +28,7 @@ def missing() -> str | None:
 @contextmanager
 def browser(width: int = 1280, height: int = 900) -> Iterator["Browser"]:
     """Start a headless Chromium that cannot reach any host."""
-    driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)  # noqa: S607
+    driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
     session = None
     try:
         session = Browser(_port(driver), width, height)
@@ -69,8 +69,8 @@ class Browser:
         """Open a file and wait until its script has set ``data-ready``."""
         self._call("POST", "/url", {"url": path.resolve().as_uri()})
         self.run_async(
-            "const done = arguments[0];"
-            "const wait = () => 'ready' in document.documentElement.dataset ? done(true) : setTimeout(wait, 20); wait();"
+            "const done = arguments[0], ready = () => 'ready' in document.documentElement.dataset;"
+            "const wait = () => ready() ? done(true) : setTimeout(wait, 20); wait();"
         )
 
     def run(self, script: str, *arguments: Any) -> Any:
@@ -83,13 +83,13 @@ class Browser:
 
     def settle(self) -> None:
         """Wait until two frames have been drawn."""
-        self.run_async("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done(true)));")
+        self.run_async(
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done(true)));"
+        )
 
     def press(self, *keys: str) -> None:
         """Press keys, by name or as they are, wherever the focus is."""
-        actions = [
-            {"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")
-        ]
+        actions = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
         self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
         self.settle()
 
@@ -143,8 +143,8 @@ class Browser:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = Request(self._url + path, data, {"Content-Type": "application/json"}, method=method)  # noqa: S310
-        with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
+        request = Request(self._url + path, data, {"Content-Type": "application/json"}, method=method)
+        with urlopen(request, timeout=_TIMEOUT_S) as answer:
             return json.load(answer)["value"]
 
 

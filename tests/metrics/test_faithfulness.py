@@ -1,8 +1,6 @@
-from contextlib import nullcontext
-
 import pytest
 import torch
-from helpers.evidence import Evidence, brightness, contrast
+from helpers.evidence import Evidence, FixedMaps, brightness, classifier, contrast
 from helpers.metric_tester import assert_two_processes_equal_one, check_metric
 from torch import nn
 from torchmetrics import MetricCollection
@@ -132,6 +130,14 @@ def test_maps_are_stretched_first_also_tiny_ones_in_a_half_precision_image(evide
     half = Masking().images(evidence, 1e-12 * maps)
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), expected, rtol=0, atol=5e-3)
+
+
+def test_a_broken_map_shows_an_image_that_can_be_explained_again(evidence, maps):
+    maps[0, 1, 1], maps[1] = torch.nan, torch.inf
+    images = Masking().images(evidence, maps)
+    assert images.isfinite().all()
+    assert images[0, :, 1, 1].eq(0).all()
+    assert images[1].eq(0).all()
 
 
 def test_blur_as_a_substrate_stands_where_the_map_is_zero(evidence, maps):
@@ -284,28 +290,6 @@ def test_an_explanation_that_vanishes_scores_zero(evidence, maps):
     metric.update(maps, evidence.logits, evidence.logits, torch.zeros_like(maps))
     assert metric.compute().item() == 0.0
     assert metric.n_undefined == 0
-
-
-class FixedMaps:
-    """A CAM extractor, as torch-cam wants it, whose maps are given."""
-
-    def __init__(self, model, maps):
-        self.model, self.maps = model, maps
-
-    def __call__(self, _class_idx=None, _scores=None, **_kwargs):
-        return [self.maps]
-
-    def fuse_cams(self, cams):
-        return cams[0]
-
-    def _hooks_off(self):
-        return nullcontext()
-
-
-def classifier(seed=0):
-    torch.manual_seed(seed)
-    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)]
-    return nn.Sequential(*layers).eval().requires_grad_(requires_grad=False)
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
-from contextlib import nullcontext
-
 import pytest
 import torch
-from helpers.evidence import Evidence, brightness, contrast
+from helpers.evidence import Evidence, FixedMaps, brightness, classifier, contrast
 from helpers.metric_tester import assert_two_processes_equal_one, check_metric
-from torch import nn
 from torchmetrics import MetricCollection
 
 from lit_decom.evidence import capture
@@ -121,6 +118,19 @@ def test_maps_without_an_order_and_broken_images_are_undefined_and_counted(metri
     torch.testing.assert_close(scored.compute(), scored.values[[2, 4]].mean())
 
 
+def test_a_difference_with_one_undefined_side_is_undefined_as_a_whole(inputs):
+    def normalising(images):
+        return contrast(images / images.flatten(1).norm(dim=1)[:, None, None, None])
+
+    evidence = Evidence(inputs["capture"].images, normalising)
+    metric, insertion = InsertionDeletion(n_steps=4), InsertionAUC(n_steps=4)
+    for one in (metric, insertion):
+        one.update(inputs["maps"], evidence)
+    assert insertion.values.isfinite().all()
+    assert metric.rows.isnan().all()
+    assert metric.n_undefined == 5
+
+
 def test_half_precision_images_are_scored(inputs):
     full, half = InsertionDeletion(n_steps=6), InsertionDeletion(n_steps=6)
     full.update(**inputs)
@@ -165,14 +175,8 @@ def test_directions_and_bounds():
     assert InsertionAUC(quantity="logit").plot_upper_bound is None
 
 
-def classifier():
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)]
-    return nn.Sequential(*layers).eval()
-
-
 def test_a_real_capture_gives_the_values_of_its_stand_in():
-    model = classifier().requires_grad_(requires_grad=False)
+    model = classifier()
     images, maps = torch.randn(3, 3, 10, 10), torch.rand(3, 10, 10)
     values = []
     for evidence in (Evidence(images, model), capture(model, "0", images, "predicted", chunk_size=7)):
@@ -182,26 +186,10 @@ def test_a_real_capture_gives_the_values_of_its_stand_in():
     torch.testing.assert_close(*values, rtol=0, atol=1e-6)
 
 
-class FixedMaps:
-    """A CAM extractor, as torch-cam wants it, whose maps are given."""
-
-    def __init__(self, model, maps):
-        self.model, self.maps = model, maps
-
-    def __call__(self, _class_idx=None, _scores=None, **_kwargs):
-        return [self.maps]
-
-    def fuse_cams(self, cams):
-        return cams[0]
-
-    def _hooks_off(self):
-        return nullcontext()
-
-
 @pytest.mark.parametrize("n_steps", [1, 5, 20, 100])
 def test_agrees_with_torchcam_whose_insertion_starts_from_zeros(n_steps):
     peer = pytest.importorskip("torchcam.metrics")
-    model = classifier().requires_grad_(requires_grad=False)
+    model = classifier()
     generator = torch.Generator().manual_seed(5)
     images = 3 * torch.randn(4, 3, 10, 10, generator=generator)
     maps = (8 * torch.rand(4, 10, 10, generator=generator)).round()  # with ties

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from helpers.evidence import Evidence, brightness, contrast
+from helpers.evidence import Evidence, brightness, classifier, contrast
 from helpers.metric_tester import assert_two_processes_equal_one, check_metric
-from torch import nn
 from torchmetrics import MetricCollection
 
 from lit_decom.evidence import capture
@@ -181,14 +180,8 @@ def test_wrong_options_are_refused_at_construction(wrong):
         ROAD(**wrong)
 
 
-def classifier():
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4)]
-    return nn.Sequential(*layers).eval()
-
-
 def test_a_real_capture_gives_the_values_of_its_stand_in():
-    model = classifier().requires_grad_(requires_grad=False)
+    model = classifier()
     images, maps = torch.randn(3, 3, 10, 10), torch.rand(3, 10, 10)
     both = (
         Evidence(images, model, std=STD),
@@ -202,7 +195,7 @@ def test_a_real_capture_gives_the_values_of_its_stand_in():
 def test_agrees_with_pytorch_grad_cam_without_noise_and_ties():
     road = pytest.importorskip("pytorch_grad_cam.metrics.road")
     confidence = pytest.importorskip("pytorch_grad_cam.metrics.perturbation_confidence")
-    model = classifier().requires_grad_(requires_grad=False)
+    model = classifier()
     generator = torch.Generator().manual_seed(1)
     images = 3 * torch.randn(3, 3, 10, 10, generator=generator)
     # It removes what is at or above a percentile of the map, and of one minus the map: the same whole numbers of pixels

@@ -1,0 +1,220 @@
+"""What is looked at before the first trial, so that a sweep that cannot work does not begin."""
+
+import contextlib
+import io
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_decom.isolation import isolated_random_state
+from lit_decom.sweep.errors import SweepError, near, tail
+from lit_decom.sweep.files import read_json, write_json
+from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE, at, filled, fit_words, told
+from lit_decom.sweep.space import covering_points, nested
+from lit_decom.sweep.spec import Objective, Sweep
+from lit_decom.sweep.trials import read_lines, run_watched
+
+# One batch of each, and nothing that outlives the look.
+_DRY = {
+    "trainer.max_epochs": 1,
+    "trainer.limit_train_batches": 1,
+    "trainer.limit_val_batches": 1,
+    "trainer.num_sanity_val_steps": 0,
+    "trainer.logger": False,
+    "trainer.enable_model_summary": False,
+    "callback.report": False,
+    "callback.n_drawn": 0,
+    "callback.every_n_epochs": 1,
+}
+
+
+def check_parameters(sweep: Sweep) -> Mapping[str, Any]:
+    """Parse the command with every choice and both ends of every range, as ``lit-decom fit`` would.
+
+    Args:
+        sweep: whose program is ``lit_decom fit``; another program's parameters cannot be looked at.
+
+    Returns:
+        The configuration without parameters; empty for another program.
+
+    Raises:
+        SweepError: naming what does not fit, and what is spelled alike.
+    """
+    if fit_words(sweep.command) is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        composed = _parse_point(sweep, {}, Path(folder))
+        known = _known_keys(composed)
+        for point in covering_points(sweep.parameters):
+            try:
+                _parse_point(sweep, nested(sweep.parameters, point), Path(folder))
+            except SweepError as error:
+                unknown = [
+                    p.name
+                    for p in sweep.parameters
+                    if p.varies or p.choices
+                    if not _is_known(p.path[0], composed, known)
+                ]
+                hints = [f"There is no `{name}`.{near(name, known)}" for name in unknown]
+                message = "\n".join(
+                    [f"Expected `lit-decom fit` to accept the parameters {point}, but:", str(error), *hints]
+                )
+                raise SweepError(message) from error
+    return composed
+
+
+def check_metrics(sweep: Sweep, composed: Mapping[str, Any]) -> None:
+    """Train on one batch in a directory that is thrown away, and look at what is logged.
+
+    Args:
+        sweep: whose program is ``lit_decom fit``; otherwise nothing is looked at.
+        composed: the configuration without parameters.
+
+    Raises:
+        SweepError: if the trial fails, an objective is not logged, or its goal is against the metric's own.
+    """
+    if fit_words(sweep.command) is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        point = covering_points(sweep.parameters)[0]
+        config = nested(sweep.parameters, point) | told(sweep, directory, composed) | _DRY
+        config = {key: value for key, value in config.items() if not key.startswith("trainer.logger.")}
+        write_json(directory / "config.json", config)
+        words = filled(sweep, config, directory / "config.json")
+        code, _ = run_watched(words, directory, threads=1, ended_by=lambda: False, stopping=threading.Event())
+        log = tail(directory / "log.txt")
+        if code:
+            raise SweepError(f"Expected a dry trial of one batch to run, but it ended with status {code}:\n{log}")
+        logged = {name for line in read_lines(directory / METRICS_FILE) for name in line["values"]}
+        directions = (read_json(directory / FACTS_FILE) or {}).get("directions", {})
+    possible = logged | set(other_strata(logged, composed))
+    for objective in sweep.objectives:
+        _refuse_silent(objective, possible)
+        _refuse_contradicting(objective, _direction(objective.name, directions))
+
+
+def other_strata(logged: Iterable[str], composed: Mapping[str, Any]) -> set[str]:
+    """Name the values that a longer run logs though one batch of an untrained network may not.
+
+    A stratum without images is not logged, and an untrained network may have no image right, or none wrong.
+    """
+    prefix = at(composed, "callback.prefix") or "decomcam"
+    found = set()
+    if at(composed, "callback.strata") in (None, "correctness"):
+        for key in logged:
+            words = key.removeprefix(f"{prefix}/").split("/")
+            if key.startswith(f"{prefix}/") and len(words) > 1 and words[1] == "all":
+                for stratum in ("correct", "incorrect", "fixed_correct", "fixed_incorrect", "gap"):
+                    found.add("/".join([prefix, words[0], stratum, *words[2:]]))
+    return found
+
+
+def _refuse_silent(objective: Objective, possible: set[str]) -> None:
+    if objective.name not in possible:
+        hint = near(objective.name, possible) or f" Logged are {', '.join(sorted(possible)[:12])}, and others."
+        raise SweepError(f"Expected the metric to be logged by a trial, but nothing logs `{objective.name}`.{hint}")
+
+
+def _refuse_contradicting(objective: Objective, more_is_better: bool | None) -> None:
+    goal = "maximize" if more_is_better else "minimize"
+    if more_is_better is not None and objective.goal != goal:
+        better = "more" if more_is_better else "less"
+        raise SweepError(
+            f"Expected the goal of `{objective.name}` to be {goal}, since {better} is better, but got {objective.goal}."
+        )
+
+
+def _direction(name: str, directions: Mapping[str, bool | None]) -> bool | None:
+    """The direction of a key, or of the same metric over all images."""
+    if name in directions:
+        return directions[name]
+    words = name.split("/")
+    alike = [known for key, known in directions.items() if len(words) > 1 and key.split("/")[:2] == words[:2]]
+    return alike[0] if alike else None
+
+
+def _parse_point(sweep: Sweep, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Compose the configuration of a trial."""
+    file = folder / "point.json"
+    write_json(file, dict(config))
+    return parse(filled(sweep, config, file, fit_words(sweep.command)))
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """Compose a configuration as ``lit-decom fit`` does, without making anything of it.
+
+    Args:
+        words: after ``fit``.
+
+    Returns:
+        The configuration as nested mappings.
+
+    Raises:
+        SweepError: with the parser's own message.
+    """
+    # the command line imports this package in turn
+    import lightning.pytorch as pl
+    from jsonargparse import set_parsing_settings
+
+    from lit_decom.cli import LitDecomCLI
+
+    class Composed(Exception):  # noqa: N818 -- not an error: the way out before anything is made
+        pass
+
+    class Composer(LitDecomCLI):
+        def before_instantiate_classes(self) -> None:
+            raise Composed(self.config)
+
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    said = io.StringIO()
+    try:
+        with isolated_random_state(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            Composer(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                auto_configure_optimizers=False,
+                save_config_callback=None,
+                parser_kwargs={"parser_mode": "omegaconf+", "prog": "lit-decom"},
+                args=["fit", *words],
+            )
+    except Composed as composed:
+        plain: dict[str, Any] = _plain(composed.args[0]["fit"])
+        return plain
+    except SystemExit as error:
+        message = said.getvalue()
+        raise SweepError(message[message.find("error: ") + len("error: ") :].strip()) from error
+    raise SweepError("Expected `command` to hold `lit-decom fit` and its options, but there was nothing to compose.")
+
+
+def _plain(value: Any) -> Any:
+    """Namespaces as mappings."""
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _known_keys(config: Mapping[str, Any], above: str = "") -> set[str]:
+    """Every dotted key of a configuration, branches included."""
+    found = set()
+    for key, value in config.items():
+        found.add(f"{above}{key}")
+        if isinstance(value, Mapping):
+            found |= _known_keys(value, f"{above}{key}.")
+    return found
+
+
+def _is_known(name: str, composed: Mapping[str, Any], known: set[str]) -> bool:
+    """Whether a key exists, or may exist below one that is empty."""
+    if name in known:
+        return True
+    parent = name.rpartition(".")[0]
+    return bool(parent) and parent in known and at(composed, parent) is None

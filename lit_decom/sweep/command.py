@@ -1,0 +1,85 @@
+"""``lit-decom sweep run`` and ``lit-decom sweep show``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lit_decom.sweep.errors import SweepError
+from lit_decom.sweep.online import run_online
+from lit_decom.sweep.run import Order, run_sweep
+from lit_decom.sweep.show import read_kept, show_sweep
+from lit_decom.sweep.spec import read_sweep
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run ``lit-decom sweep``.
+
+    Args:
+        args: the words after ``sweep``; by default those of the process.
+
+    Raises:
+        SystemExit: if the sweep cannot be run or shown.
+    """
+    given = _parser().parse_args(args)
+    try:
+        if given.action == "run":
+            _run(given)
+        else:
+            show_sweep(read_kept(given.dir, given.storage), given.eps, Console())
+    except SweepError as error:
+        sys.exit(f"lit-decom sweep: {error}")
+    except KeyboardInterrupt:
+        sys.exit("lit-decom sweep: interrupted; the same command goes on with what is left.")
+
+
+def _run(given: argparse.Namespace) -> None:
+    if given.backend == "wandb":
+        read_sweep(given.file)
+        print(run_online(given.file, given.n_trials, given.jobs))
+        return
+    order = Order(
+        file=given.file,
+        backend=given.backend,
+        n_trials=given.n_trials,
+        jobs=given.jobs,
+        directory=given.dir,
+        storage=given.storage,
+        seed=given.seed,
+        check=given.check,
+    )
+    path = run_sweep(order, Console())
+    Console().print(f"look at it with `lit-decom sweep show {path}`", highlight=False, soft_wrap=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "lit-decom sweep", description="Many trainings of one command, and the choice among them."
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    run = actions.add_parser("run", help="run the trials of a sweep's file, or go on with them")
+    run.add_argument("file", type=Path, help="in W&B's sweep format")
+    run.add_argument(
+        "--backend", choices=("optuna", "grid", "random", "wandb"),
+        help="who chooses the trials (default: by the file's `method`, optuna for bayes); wandb needs an account",
+    )  # fmt: skip
+    run.add_argument(
+        "--n_trials",
+        "--n-trials",
+        type=int,
+        help="over all workers (default: the file's run_cap, else a whole grid or 20)",
+    )
+    run.add_argument("--jobs", type=int, default=1, help="trials at once; they share the cores (default: %(default)s)")
+    run.add_argument("--dir", type=Path, help="where the trials are kept (default: runs/sweeps/<name of the file>)")
+    run.add_argument("--storage", help="of Optuna's study: a database's address, or a journal file (default: in --dir)")
+    run.add_argument("--seed", type=int, default=0, help="of draws and samplers (default: %(default)s)")
+    run.add_argument(
+        "--no_check", "--no-check", dest="check", action="store_false", help="make no dry trial beforehand"
+    )
+    show = actions.add_parser("show", help="print the trials, draw the front, choose one")
+    show.add_argument("dir", type=Path, help="of the sweep")
+    show.add_argument("--eps", type=float, default=0.01, help="margin of the further objectives (default: %(default)s)")
+    show.add_argument("--storage", help="of the study, where trials ran on machines that do not share the directory")
+    return parser

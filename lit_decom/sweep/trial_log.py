@@ -1,0 +1,160 @@
+"""What a trial tells the sweep while it trains: the values of every validation, how sure they are, and two checkpoints."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+from torchmetrics import Metric
+from typing_extensions import override
+
+from lit_decom.callbacks import DecomCAMCallback
+from lit_decom.functional.bootstrap import bootstrap_interval
+from lit_decom.sweep.files import write_json
+from lit_decom.sweep.intervals import wilson_interval
+from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE
+
+
+class TrialLog(Checkpoint):
+    """Write a line per validation to ``metrics.jsonl`` in a trial's directory, and keep ``best.ckpt`` and ``last.ckpt``.
+
+    A kind of checkpoint, so that Lightning lets it act after every other callback has logged. ``best.ckpt`` is of the
+    validation at which the first objective was best.
+
+    Args:
+        directory: of the trial.
+        objectives: names and goals (``maximize`` or ``minimize``) of what the sweep looks at; for these the interval of
+            95 % is told, and the values per image where they are known.
+    """
+
+    def __init__(self, directory: str, objectives: list[list[str]]) -> None:
+        self.directory = Path(directory)
+        self.objectives = [(name, goal) for name, goal in objectives]
+        self._best = -math.inf
+        self._images = 0
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._images = 0
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._images += _length(batch) * trainer.world_size if dataloader_idx == 0 else 0
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._log(trainer, pl_module)
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.enable_validation:
+            self._log(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.directory / "checkpoints" / "last.ckpt")
+
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        values = {key: value for key, value in logged.items() if math.isfinite(value)}
+        name, goal = self.objectives[0]
+        score = values[name] * (1 if goal == "maximize" else -1) if name in values else -math.inf
+        if score > self._best:
+            self._best = score
+            trainer.save_checkpoint(self.directory / "checkpoints" / "best.ckpt")
+        if trainer.is_global_zero:
+            known = {
+                key: self._known_of(key, values[key], trainer, pl_module) for key, _ in self.objectives if key in values
+            }
+            line = {"epoch": trainer.current_epoch, "step": trainer.global_step, "values": values, "objectives": known}
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not (self.directory / FACTS_FILE).exists():
+                directions = {key: direction_of(key, trainer, pl_module) for key in values}
+                write_json(self.directory / FACTS_FILE, {"directions": directions})
+            with (self.directory / METRICS_FILE).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _known_of(self, key: str, value: float, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """The interval of an objective, from how many images, and their values where they are known."""
+        explained = _per_image(key, trainer)
+        if explained is not None:
+            return explained
+        metric = _metric_of(key, pl_module)
+        is_share = "Accuracy" in type(metric).__name__ and getattr(metric, "average", "micro") == "micro"
+        if is_share and self._images and 0 <= value <= 1:
+            return {"interval": list(wilson_interval(value, self._images)), "n": self._images}
+        return {}
+
+
+def direction_of(key: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool | None:
+    """Say whether more is better of a logged value; None where that is unknown.
+
+    Known are the callback's metrics, metrics of the module whose attribute is named as the key with ``_`` for ``/``,
+    and whatever is called a loss.
+    """
+    found = _callback_of(key, trainer)
+    if found is not None:
+        callback, rest = found
+        return callback.observer.directions.get(rest.split("/")[0])
+    metric = _metric_of(key, pl_module)
+    if metric is not None and metric.higher_is_better is not None:
+        return bool(metric.higher_is_better)
+    return False if key.rsplit("/", 1)[-1].endswith("loss") else None
+
+
+def _per_image(key: str, trainer: pl.Trainer) -> dict[str, Any] | None:
+    """Values by image of ``<prefix>/<metric>/<stratum>``; None where this process does not hold them all."""
+    found = _callback_of(key, trainer)
+    if found is None or trainer.world_size > 1:
+        return None
+    callback, rest = found
+    name, _, stratum = rest.partition("/")
+    board, record = callback.observer.scoreboard, callback.last_record
+    if board is None or record is None or name not in board.metrics:
+        return None
+    metric, ids = board.metrics[name], record.ids
+    strata = board.stratum_names(record.logits, record.labels, ids)
+    inside = [index for index, image in enumerate(ids) if stratum in ("all", strata.get(image))]
+    if len(metric.values) != len(ids) or not inside:
+        return None
+    values: Mapping[str, float] = {ids[index]: float(metric.values[index]) for index in inside}
+    values = {image: value for image, value in values.items() if math.isfinite(value)}
+    low, high = bootstrap_interval(metric.rows[inside].cpu(), metric.reduce).tolist()
+    interval = [low, high] if math.isfinite(low) and math.isfinite(high) else None
+    return {"interval": interval, "n": len(values), "per_image": values}
+
+
+def _callback_of(key: str, trainer: pl.Trainer) -> tuple[DecomCAMCallback, str] | None:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, DecomCAMCallback) and key.startswith(f"{callback.prefix}/"):
+            return callback, key.removeprefix(f"{callback.prefix}/")
+    return None
+
+
+def _metric_of(key: str, pl_module: pl.LightningModule) -> Metric | None:
+    wanted = key.replace("/", "_")
+    for name, module in pl_module.named_modules():
+        if isinstance(module, Metric) and name.replace(".", "_") == wanted:
+            return module
+    return None
+
+
+def _length(batch: Any) -> int:
+    """How many samples a batch has: the length of its first tensor."""
+    if isinstance(batch, Tensor):
+        return len(batch)
+    parts = list(batch.values()) if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else []
+    return next((length for part in parts if (length := _length(part))), 0)

@@ -1,0 +1,103 @@
+"""The observer's promises: records that do not depend on shards or batches, memory over firings, resuming."""
+
+import torch
+from helpers.networks import SmallCNN, seeded
+from torch.testing import assert_close
+
+from lit_decom import DecomCAM, Probe
+from lit_decom.evaluation import Findings
+from lit_decom.observer import Observer, Process
+from lit_decom.shared import SharedComponents
+
+TIMES = ("seconds",)
+
+
+def probe(n=6):
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.zeros(n, 16, 16, dtype=torch.bool)
+    masks[:, 4:10, 4:10] = True
+    return Probe.from_tensors(torch.randn(n, 3, 16, 16, generator=generator), torch.arange(n) % 3, masks=masks)
+
+
+def network(seed=0):
+    return seeded(SmallCNN(), seed)
+
+
+def observer(model, images, **settings):
+    made = Observer(DecomCAM(n_components=3), shared=SharedComponents(2, n_scored=2), **settings)
+    made.prepare(model, images)
+    return made
+
+
+def numbers(record):
+    return {name: value for name, value in record.numbers.items() if name not in TIMES}
+
+
+def test_two_processes_find_what_one_finds():
+    model, images = network(), probe()
+    alone = observer(model, images).observe(model, epoch=0, step=1)
+    parts = []
+    for rank in range(2):
+        share = images.shard(rank, 2)
+        parts.append(observer(model, share)._findings(model, 0, Process(), lambda _n: None)[0])
+    joined = Findings.interleaved(parts)
+    assert_close(joined.decomposition.score_gains, alone.decomposition.score_gains, rtol=1e-4, atol=1e-5)
+    assert torch.equal(joined.targets, alone.targets)
+
+
+def test_numbers_do_not_depend_on_the_batch_size():
+    model, images = network(), probe()
+    whole = observer(model, images, batch_size=6).observe(model, epoch=0, step=1)
+    pieces = observer(model, images, batch_size=2).observe(model, epoch=0, step=1)
+    assert numbers(whole).keys() == numbers(pieces).keys()
+    for name, value in numbers(whole).items():
+        if not name.startswith("shared_gain"):  # scored on the first piece alone
+            assert abs(value - numbers(pieces)[name]) < 1e-4, name
+
+
+def test_the_same_network_twice_has_no_births_deaths_flips_or_drift():
+    model, images = network(), probe()
+    watched = observer(model, images)
+    watched.observe(model, epoch=0, step=1)
+    again = watched.observe(model, epoch=1, step=2)
+    for name in ("births", "deaths", "flips", "swaps"):
+        assert again.numbers[name] == 0
+    assert abs(again.numbers["drift"]) < 1e-5
+    assert abs(again.numbers["map_stability/all"] - 1) < 1e-5
+    assert again.numbers["target_switch_rate/all"] == 0
+
+
+def test_a_resumed_observer_goes_on_as_the_first_would_have():
+    images = probe()
+    whole, first = observer(network(0), images), observer(network(0), images)
+    for watched in (whole, first):
+        watched.observe(network(0), epoch=0, step=1)
+        watched.observe(network(1), epoch=1, step=2)
+    resumed = Observer(DecomCAM(n_components=3), shared=SharedComponents(2, n_scored=2))
+    resumed.load_state_dict(first.state_dict())
+    resumed.prepare(network(2), images)
+    expected, found = (watched.observe(network(2), epoch=2, step=3) for watched in (whole, resumed))
+    assert torch.equal(expected.identities, found.identities)
+    assert torch.equal(expected.shared_identities, found.shared_identities)
+    assert numbers(expected) == numbers(found)
+
+
+def test_fixed_strata_keep_their_images():
+    images, watched = probe(), observer(network(0), probe())
+    first = watched.observe(network(0), epoch=0, step=1)
+    second = watched.observe(network(5), epoch=1, step=2)
+    for name in ("fixed_correct", "fixed_incorrect"):
+        if f"gini/{name}" in first.numbers:
+            assert second.numbers[f"count/{name}"] == first.numbers[f"count/{name}"]
+    moving = (second.logits.argmax(dim=1) == images.labels).sum()
+    assert second.numbers.get("count/correct", 0.0) == float(moving)
+
+
+def test_frozen_shared_components_keep_their_directions():
+    images, model = probe(), network(0)
+    frozen = Observer(DecomCAM(n_components=3), shared=SharedComponents(2, frozen=True))
+    frozen.prepare(model, images)
+    before = frozen.observe(model, epoch=0, step=1)
+    after = frozen.observe(network(3), epoch=1, step=2)
+    assert torch.equal(before.shared_identities, after.shared_identities)
+    assert after.shared_energy.sum() < before.shared_energy.sum(), "what drifts away is not explained"

@@ -1,0 +1,316 @@
+"""What is kept of a firing, and the directory it is kept in."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_decom import DecomCAM, Decomposition, Probe, capture
+from lit_decom import records as records_module
+from lit_decom.records import EpochRecord, RunDirectory, RunDirectoryError, displayed
+from tests.helpers.modules import probe, tiny
+
+SETTINGS = {"method": "DecomCAM()", "target_layer": "second"}
+
+
+@pytest.fixture(scope="module")
+def decomposition():
+    shown = probe()
+    return DecomCAM(n_components=3).decompose(capture(tiny(), "second", shown.images, shown.labels))
+
+
+@pytest.fixture
+def record(decomposition):
+    shown = probe()
+    return EpochRecord.of(
+        decomposition,
+        epoch=2,
+        step=11,
+        ids=shown.ids,
+        labels=shown.labels,
+        targets=shown.labels,
+        logits=torch.randn(6, 4, generator=torch.Generator().manual_seed(0)),
+        numbers={"score_gain/rank_01": 0.5, "seconds": 0.1},
+        settings=SETTINGS,
+    )
+
+
+def opened(path, run_id="mine", **arguments):
+    directory = RunDirectory(path)
+    directory.open(run_id, probe(), SETTINGS, **arguments)
+    return directory
+
+
+# ----- the record
+
+
+def test_patterns_have_unit_norm_in_half_precision(record):
+    assert record.patterns.dtype == torch.float16
+    norms = record.patterns.float().flatten(2).norm(dim=2)
+    torch.testing.assert_close(norms[record.valid], torch.ones_like(norms[record.valid]), rtol=0, atol=2e-3)
+    assert (norms[~record.valid] == 0).all()
+
+
+def test_a_decomposition_comes_back_to_half_precision(record, decomposition, tmp_path):
+    back = EpochRecord.load(record.save(tmp_path)).decomposition
+    scale = decomposition.singular_values[:, :, None, None]
+    assert ((back.components - decomposition.components).abs() <= 5e-4 * scale + 1e-12).all()
+    for entry in fields(Decomposition):
+        if entry.name != "components":
+            one, other = getattr(back, entry.name), getattr(decomposition, entry.name)
+            assert one.dtype == other.dtype
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_record_comes_back_whole(record, tmp_path):
+    back = EpochRecord.load(record.save(tmp_path))
+    for name, value in vars(record).items():
+        other = getattr(back, name)
+        if isinstance(value, torch.Tensor):
+            assert value.dtype == other.dtype
+            torch.testing.assert_close(value, other, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert value == other, name
+
+
+def test_an_image_whose_evidence_is_broken_comes_back_as_such(record, decomposition, tmp_path):
+    spoiled = replace(
+        decomposition,
+        components=decomposition.components.clone().index_fill_(0, torch.tensor([1]), torch.nan),
+        singular_values=decomposition.singular_values.clone().index_fill_(0, torch.tensor([1]), torch.nan),
+    )
+    rest = {name: getattr(record, name) for name in ("epoch", "step", "ids", "labels", "targets", "logits", "settings")}
+    back = EpochRecord.load(EpochRecord.of(spoiled, numbers={"x": float("nan")}, **rest).save(tmp_path))
+    assert back.patterns[1].isnan().all()
+    assert back.patterns[[0, 2, 3, 4, 5]].isfinite().all()
+    assert np.isnan(back.numbers["x"])
+
+
+def test_a_record_owes_nothing_to_the_graph_it_came_from(decomposition):
+    tracked = replace(decomposition, scores=decomposition.scores.clone().requires_grad_())
+    record = EpochRecord.of(
+        tracked,
+        epoch=0,
+        step=0,
+        ids=("a",),
+        labels=torch.zeros(1),
+        targets=torch.zeros(1),
+        logits=torch.zeros(1, 2),
+        numbers={},
+        settings={},
+    )
+    assert not record.scores.requires_grad
+
+
+def test_files_are_named_by_step_and_epoch_so_that_names_sort_as_steps_do(record, tmp_path):
+    steps = [9, 10, 123_456, 99_999_999]
+    for step in steps:
+        replace(record, step=step).save(tmp_path)
+    assert replace(record, step=9).filename == "step-000000009_epoch-00002.npz"
+    assert [kept.step for kept in RunDirectory(tmp_path).records()] == steps
+
+
+# ----- whole or not at all
+
+
+def test_an_exception_in_the_middle_of_writing_leaves_the_old_record_and_nothing_else(record, tmp_path, monkeypatch):
+    path = record.save(tmp_path)
+    before = path.read_bytes()
+
+    def half(file, **arrays):
+        file.write(before[: len(before) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records_module.np, "savez_compressed", half)
+    with pytest.raises(OSError, match="No space left"):
+        record.save(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == before
+
+
+def test_a_process_that_dies_while_writing_leaves_no_half_record(record, tmp_path):
+    path = record.save(tmp_path)
+    script = textwrap.dedent(f"""
+        import os
+        from pathlib import Path
+        import numpy as np
+        from lit_decom import records
+        record = records.EpochRecord.load(Path({str(path)!r}))
+        write = np.savez_compressed
+        def dying(file, **arrays):
+            write(file, **arrays)
+            file.flush()
+            os.kill(os.getpid(), 9)
+        records.np.savez_compressed = dying
+        object.__setattr__(record, "step", 12)
+        record.save(Path({str(tmp_path)!r}))
+    """)
+    died = subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[1])
+    assert died.returncode == -9
+    directory = RunDirectory(tmp_path)
+    assert [kept.step for kept in directory.records()] == [11]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "another archive"])
+def test_a_file_that_is_no_whole_record_is_refused_by_name(record, tmp_path, damage):
+    path = record.save(tmp_path)
+    whole = path.read_bytes()
+    if damage == "another archive":
+        with path.open("wb") as file:
+            np.savez(file, images=np.zeros(3))
+    else:
+        path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"not an archive"}[damage])
+    with pytest.raises(RunDirectoryError, match=f"Expected {path.name} to be a whole record"):
+        EpochRecord.load(path)
+
+
+def test_pickles_are_never_loaded(record, tmp_path):
+    path = tmp_path / record.filename
+    with path.open("wb") as file:
+        np.savez(file, json=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(RunDirectoryError, match="allow_pickle=False"):
+        EpochRecord.load(path)
+
+
+# ----- the directory
+
+
+def test_a_new_directory_knows_its_run_and_its_probe(tmp_path):
+    directory = opened(tmp_path / "a" / "b")
+    assert directory.owner() == "mine"
+    assert json.loads((directory.path / "run.json").read_text())["settings"] == SETTINGS
+    assert directory.files() == []
+    assert sorted(entry.name for entry in directory.path.iterdir()) == ["probe.npz", "run.json"]
+
+
+def test_a_directory_of_another_run_is_refused_and_left_as_it_is(record, tmp_path):
+    record.save(opened(tmp_path).path)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with pytest.raises(RunDirectoryError, match=r"to be this run's own, but it holds records of run mine\..*remove it"):
+        opened(tmp_path, run_id="other")
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+def test_records_of_an_unknown_run_are_refused(record, tmp_path):
+    record.save(tmp_path)
+    with pytest.raises(RunDirectoryError, match="records of an unknown run"):
+        opened(tmp_path)
+
+
+def test_files_of_the_users_own_are_no_records(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "step-one.npz").write_text("mine")
+    directory = opened(tmp_path)
+    assert directory.files() == []
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_the_same_run_goes_on(record, tmp_path):
+    record.save(opened(tmp_path).path)
+    assert len(opened(tmp_path).files()) == 1
+
+
+def test_records_after_the_step_a_run_resumes_from_are_set_aside(record, tmp_path):
+    directory = opened(tmp_path)
+    for step in (3, 7, 11):
+        replace(record, step=step).save(tmp_path)
+    opened(tmp_path, from_step=7)
+    assert [kept.step for kept in directory.records()] == [3, 7]
+    aside = tmp_path / "step-000000011_epoch-00002.npz.superseded"
+    assert aside.exists()
+    assert EpochRecord.load(aside).step == 11
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"settings": {}}', "[]"])
+def test_a_run_file_that_cannot_be_read_is_said(tmp_path, text):
+    opened(tmp_path)
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(RunDirectoryError, match="run.json to name a run"):
+        RunDirectory(tmp_path).owner()
+
+
+def test_a_probe_comes_back_with_all_that_is_known_of_it(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    shown = Probe.from_tensors(
+        torch.randn(3, 3, 8, 10, generator=generator),
+        torch.tensor([1, 0, 2]),
+        ids=("a", "b", "c"),
+        masks=torch.rand(3, 8, 10, generator=generator) > 0.5,
+        parts=torch.rand(3, 2, 8, 10, generator=generator) > 0.5,
+        boxes=[[[1, 2, 3, 4]], torch.zeros(0, 4), [[0, 0, 5, 5], [1, 1, 2, 2]]],
+        part_names=("eye", "nose"),
+        class_names=("x", "y", "z"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    )
+    RunDirectory(tmp_path).open("mine", shown, {})
+    back = RunDirectory(tmp_path).probe()
+    expected = (shown.images * 0.25 + 0.5).clamp(0, 1)
+    assert (back.images - expected).abs().max() <= 0.5 / 255 + 1e-6
+    assert torch.equal(back.masks, shown.masks)
+    assert torch.equal(back.parts, shown.parts)
+    assert all(torch.equal(one, other) for one, other in zip(back.boxes, shown.boxes, strict=True))
+    for name in ("ids", "part_names", "class_names"):
+        assert getattr(back, name) == getattr(shown, name)
+    assert back.labels.tolist() == [1, 0, 2]
+
+
+def test_a_directory_without_a_probe_is_refused(tmp_path):
+    with pytest.raises(RunDirectoryError, match="to hold a probe"):
+        RunDirectory(tmp_path).probe()
+    opened(tmp_path)
+    (tmp_path / "probe.npz").write_bytes(b"PK")
+    with pytest.raises(RunDirectoryError, match="to hold a probe"):
+        RunDirectory(tmp_path).probe()
+
+
+def test_a_picture_lies_beside_its_record(record, tmp_path):
+    path = opened(tmp_path).save_picture(Image.new("RGB", (40, 30), "red"), record)
+    assert path == tmp_path / "pictures" / "step-000000011_epoch-00002.jpg"
+    with Image.open(path) as picture:
+        assert picture.size == (40, 30)
+        assert picture.getpixel((20, 15))[0] > 250
+
+
+def test_two_processes_write_side_by_side(record, tmp_path):
+    # Each under a temporary name of its own.
+    with records_module._replacing(tmp_path / "x") as one:
+        assert str(os.getpid()) in one.name
+        one.write_text("whole")
+        assert not (tmp_path / "x").exists()
+    assert (tmp_path / "x").read_text() == "whole"
+
+
+# ----- for the eye
+
+
+def test_normalised_images_are_shown_as_they_were():
+    original = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
+    normalised = (original - mean[:, None, None]) / std[:, None, None]
+    shown = displayed(Probe.from_tensors(normalised, torch.zeros(2, dtype=torch.long), mean=mean, std=std))
+    torch.testing.assert_close(shown, original)
+
+
+def test_images_of_unknown_range_are_each_stretched_to_their_own():
+    images = torch.stack([torch.linspace(-3, 5, 48).reshape(3, 4, 4), torch.full((3, 4, 4), 7.0)])
+    shown = displayed(Probe.from_tensors(images, torch.zeros(2, dtype=torch.long)))
+    assert shown[0].min() == 0
+    assert shown[0].max() == 1
+    assert (shown[1] == 0).all()
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, [0, 0, 0]), (2, [0, 0, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])])
+def test_any_number_of_channels_is_shown_as_three(channels, expected):
+    images = torch.rand(1, channels, 4, 4, generator=torch.Generator().manual_seed(3))
+    mean, std = torch.zeros(channels), torch.ones(channels)
+    shown = displayed(Probe.from_tensors(images, torch.zeros(1, dtype=torch.long), mean=mean, std=std))
+    torch.testing.assert_close(shown, images[:, expected])

@@ -1,0 +1,186 @@
+"""Tensors to pictures."""
+
+import math
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lit_decom.render import contribution_curves, ossm_grid, overlay, to_picture
+
+
+def grey_of(images):
+    return images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+
+
+# ----- overlays
+
+
+def test_a_blank_map_is_the_darkened_grey_image(images):
+    drawn = overlay(images, torch.zeros(3, 4, 4))
+    torch.testing.assert_close(drawn, grey_of(images) * 0.55)
+
+
+def test_a_map_that_is_not_finite_is_tinted_red_and_spoils_no_neighbour(images):
+    maps = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(1))
+    alone = overlay(images, maps)
+    for value in (math.nan, math.inf):
+        spoiled = maps.clone()
+        spoiled[1, 2, 3] = value
+        drawn = overlay(images, spoiled)
+        assert drawn.isfinite().all()
+        assert (drawn[1, 0] > drawn[1, 1] + 0.25).all()
+        torch.testing.assert_close(drawn[1, 1], drawn[1, 2])
+        torch.testing.assert_close(drawn[[0, 2]], alone[[0, 2]])
+
+
+def test_heat_lies_where_the_map_is(images):
+    maps = torch.zeros(3, 4, 4)
+    maps[:, 0, 0] = 5
+    drawn = overlay(images, maps)
+    cold = (grey_of(images) * 0.55)[:, :, 12:, 12:]
+    torch.testing.assert_close(drawn[:, :, 12:, 12:], cold)
+    # The hottest colour of the map, as far as it covers the image.
+    top = torch.tensor(mpl.colormaps["inferno"](1.0)[:3], dtype=torch.float32)
+    hottest = drawn[:, :, 1, 1]
+    expected = 0.85 * top + 0.15 * (grey_of(images) * 0.55)[:, :, 1, 1]
+    torch.testing.assert_close(hottest, expected, rtol=0, atol=0.02)
+
+
+def test_every_map_is_drawn_to_its_own_maximum_unless_limits_are_given(images):
+    maps = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(2))
+    scale = torch.tensor([1.0, 1000.0, 1e-6])[:, None, None]
+    torch.testing.assert_close(overlay(images, maps * scale), overlay(images, maps), rtol=1e-4, atol=1e-2)
+    faint = overlay(images, maps, limits=torch.full((3,), 100.0))
+    torch.testing.assert_close(faint, grey_of(images) * 0.55)
+
+
+def test_overlays_stay_in_range_where_the_resized_map_overshoots():
+    spikes = torch.zeros(1, 7, 7)
+    spikes[0, ::2, ::2] = 1
+    drawn = overlay(torch.ones(1, 3, 50, 50), spikes)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+
+
+# ----- the grid
+
+TILE, MARGIN, TEXT = 96, 3, 15
+
+
+def grid(n=2, k=3, side=24, captions=None, **arguments):
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(n, 3, side, side, generator=generator)
+    ossms = torch.rand(n, k, 4, 4, generator=generator)
+    texts = {
+        "row_captions": [f"row {row}" for row in range(n)],
+        "ossm_captions": [[f"+0.{rank}" for rank in range(1, k + 1)] for _ in range(n)] if captions is None else captions,
+        "title": "a title",
+    }
+    return images, ossms, ossm_grid(images, ossms.sum(dim=1), ossms, **(texts | arguments))
+
+
+def tile_of(picture, row, column, tile=TILE):
+    left = MARGIN + column * (tile + MARGIN)
+    top = 2 * TEXT + 2 * MARGIN + row * (tile + TEXT + MARGIN)
+    return picture.crop((left, top, left + tile, top + tile))
+
+
+@pytest.mark.parametrize(("n", "k", "side", "tile"), [(1, 1, 24, 96), (2, 3, 96, 96), (3, 2, 128, 128), (1, 2, 224, 160)])
+def test_the_grid_has_a_row_per_image_and_a_column_per_map(n, k, side, tile):
+    _, _, picture = grid(n, k, side)
+    assert picture.mode == "RGB"
+    assert picture.size == ((tile + MARGIN) * (k + 2) + MARGIN, (tile + TEXT + MARGIN) * n + 2 * TEXT + 2 * MARGIN)
+
+
+def test_tiles_are_the_image_the_map_and_the_ossms():
+    images, ossms, picture = grid()
+    for row in range(2):
+        expected = [
+            images[row],
+            overlay(images[row][None], ossms[row].sum(dim=0)[None])[0],
+            *overlay(images[row].expand(3, -1, -1, -1), ossms[row]),
+        ]
+        for column, tensor in enumerate(expected):
+            shown = to_picture(tensor).resize((TILE, TILE), Image.Resampling.BICUBIC)
+            assert tile_of(picture, row, column).tobytes() == shown.tobytes(), (row, column)
+
+
+def test_a_component_that_is_not_there_leaves_its_tile_white():
+    _, _, picture = grid(captions=[["+0.1", "", "+0.3"], ["+0.1", "+0.2", "+0.3"]])
+    assert np.asarray(tile_of(picture, 0, 3)).min() == 255
+    assert np.asarray(tile_of(picture, 1, 3)).min() < 200
+
+
+def test_captions_are_written_under_their_tiles_and_nowhere_else():
+    _, _, plain = grid(row_captions=["", ""])
+    _, _, written = grid(row_captions=["", "a dog 97%"])
+    changed = np.argwhere((np.asarray(plain) != np.asarray(written)).any(axis=2))
+    bottom = 2 * TEXT + 2 * MARGIN + (TILE + TEXT + MARGIN) + TILE
+    assert changed[:, 0].min() >= bottom
+    assert changed[:, 1].max() < MARGIN + TILE
+
+
+@pytest.mark.parametrize("text", ["x" * 400, "a fairly long name of a class → another long name 97%", "✓" * 90])
+def test_captions_never_run_into_the_next_tile(text):
+    _, _, plain = grid(row_captions=["", ""])
+    _, _, written = grid(row_captions=[text, ""])
+    changed = np.argwhere((np.asarray(plain) != np.asarray(written)).any(axis=2))
+    assert len(changed) > 20
+    assert changed[:, 1].max() <= MARGIN + TILE + 1
+
+
+def test_marks_and_arrows_are_in_the_font():
+    boxes = []
+    for mark in ("✓", "→", "…", "\uffff"):
+        _, _, plain = grid(row_captions=["", ""])
+        _, _, written = grid(row_captions=[mark, ""])
+        boxes.append((np.asarray(plain) != np.asarray(written)).tobytes())
+    # Whatever a font lacks looks like the character that no font has.
+    assert len(set(boxes)) == 4
+
+
+def test_broken_and_blank_maps_stand_in_the_grid_beside_whole_ones():
+    generator = torch.Generator().manual_seed(3)
+    images, ossms = torch.rand(2, 3, 96, 96, generator=generator), torch.rand(2, 2, 4, 4, generator=generator)
+    ossms[0, 0], ossms[0, 1] = math.nan, 0
+    texts = {"row_captions": ["", ""], "ossm_captions": [["a", "b"], ["c", "d"]], "title": ""}
+    picture = ossm_grid(images, ossms.sum(dim=1), ossms, **texts)
+    tinted, blank = (np.asarray(tile_of(picture, 0, column)).astype(int) for column in (2, 3))
+    assert (tinted[..., 0] - tinted[..., 1]).min() > 60
+    assert (blank[..., 0] == blank[..., 1]).all()
+
+
+def test_pictures_have_eight_bits_and_do_not_wrap_around():
+    picture = to_picture(torch.tensor([-1.0, 0.0, 0.5, 2.0]).expand(3, 1, 4))
+    assert [picture.getpixel((column, 0))[0] for column in range(4)] == [0, 0, 128, 255]
+
+
+# ----- curves
+
+
+def test_curves_are_drawn_without_matplotlibs_global_state():
+    before = plt.get_fignums()
+    figure = contribution_curves([3, 7, 11], {"a": [0.1, 0.2, 0.3], "b": [math.nan, 0.0, -0.5]}, title="Score gain")
+    assert plt.get_fignums() == before
+    (axes,) = figure.axes
+    assert axes.get_title() == "Score gain"
+    lines = {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_")}
+    assert list(lines) == ["a", "b"]
+    assert lines["a"].get_xdata().tolist() == [3, 7, 11]
+    np.testing.assert_array_equal(lines["b"].get_ydata(), [math.nan, 0.0, -0.5])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_no_curves_are_an_empty_figure(tmp_path):
+    figure = contribution_curves([], {}, title="nothing yet")
+    figure.savefig(tmp_path / "empty.png")
+    assert figure.axes[0].get_legend() is None
