@@ -1,0 +1,1 @@
+"""Questions put to lit-decom, each with its command, settings, results and answer."""

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from lit_decom import observing
 from lit_decom.data import Critters, CrittersDataModule
-from lit_decom.tasks import ClassificationTask
+from lit_decom.tasks import ClassificationTask, WarmupCosineLR
 
 
 def settings_of(folder: Path, description: str) -> tuple[Any, Path]:
@@ -55,7 +55,7 @@ def trained(
     Args:
         data: what it learns from.
         epochs: how long.
-        lr: the largest learning rate of the one-cycle schedule.
+        lr: the largest learning rate of the schedule.
         width: of the network.
         seed: of the weights and of the order of the images.
         weight_decay: of AdamW.
@@ -71,7 +71,7 @@ def trained(
         num_classes=8,
         model_args={"width": width},
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay),
-        scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, epochs, pct_start=0.25),
+        scheduler=lambda optimizer: WarmupCosineLR(optimizer, epochs),
     )
     if before is not None:
         before(task)
@@ -102,7 +102,7 @@ def biased_world(config: Any, name: str, data: CrittersDataModule) -> Critters:
 
 
 @lru_cache(maxsize=8)
-def _world(
+def _world(  # noqa: PLR0917
     name: str, n: int, size: int, seed: int, rate: float, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Critters:
     # Kept, so that it is drawn once and not for every network.

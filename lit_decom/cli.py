@@ -1,4 +1,4 @@
-"""The command line: LightningCLI's subcommands with DecomCAMCallback attached, and what is done with a run afterwards."""
+"""The command line: LightningCLI's subcommands with DecomCAMCallback attached, and what is done with runs later."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ class LitDecomCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the run, its pictures and its W&B files are."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             Console().print(_outcome(self.trainer))
 
     def after_validate(self) -> None:

@@ -83,19 +83,19 @@ def main(args: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         sys.exit(str(error))
     if given.dry_run:
-        print(made._to_model().model_dump_json(indent=2, by_alias=True))  # noqa: SLF001, T201 -- no public way to see it
+        print(made._to_model().model_dump_json(indent=2, by_alias=True))  # noqa: SLF001 -- no public way to see it
     else:
         made.save()
-        print(made.url)  # noqa: T201 -- what the command is for
+        print(made.url)
 
 
 def _lines(title: str, prefix: str, pattern: str) -> Any:
-    from wandb_workspaces.reports.v2 import LinePlot
+    import wandb_workspaces.reports.v2 as wr
 
-    return LinePlot(title=title, x=_STEP, metric_regex=f"^{prefix}/({pattern})$")
+    return wr.LinePlot(title=title, x=_STEP, metric_regex=f"^{prefix}/({pattern})$")
 
 
 def _media(title: str, key: str) -> Any:
-    from wandb_workspaces.reports.v2 import MediaBrowser
+    import wandb_workspaces.reports.v2 as wr
 
-    return MediaBrowser(title=title, media_keys=[key], num_columns=1)
+    return wr.MediaBrowser(title=title, media_keys=[key], num_columns=1)

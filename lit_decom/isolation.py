@@ -12,8 +12,8 @@ import torch
 def isolated_random_state(seed: int | None = None, device: torch.device | None = None) -> Iterator[None]:
     """Run a block whose random draws leave no trace.
 
-    Saves the global generators of Python, NumPy, torch and, if ``device`` is a CUDA device, of that device, and restores
-    them at the end, also after an exception.
+    Saves the global generators of Python, NumPy, torch and, if ``device`` is a CUDA device, of that device, and
+    restores them at the end, also after an exception.
 
     Args:
         seed: seeds all of them inside the block; None leaves them where they are.
@@ -26,7 +26,7 @@ def isolated_random_state(seed: int | None = None, device: torch.device | None =
             if seed is not None:
                 random.seed(seed)
                 np.random.seed(seed % 2**32)  # noqa: NPY002
-                torch.random.default_generator.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 for cuda_device in cuda:
                     with torch.cuda.device(cuda_device):
                         torch.cuda.manual_seed(seed)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from time import monotonic
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from lit_decom.target_layer import find_target_layer
 from lit_decom.tracking import ComponentTracker, Tracked, summarize
 
 Gather = Callable[[Any], list[Any]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,25 @@ class Process:
     rank: int = 0
     world: int = 1
     gather: Gather = field(default=lambda mine: [mine])
+
+    def share(self, work: Callable[[], T]) -> list[T]:
+        """Do this process's part and collect everyone's, by rank; where one of them fails, all of them raise.
+
+        Raises:
+            RuntimeError: if another process failed; what failed here is raised as it is.
+        """
+        mine, problem = None, None
+        try:
+            mine = work()
+        except Exception as error:  # noqa: BLE001 -- the other processes wait for this one
+            problem = error
+        everyone = self.gather((mine, None if problem is None else repr(problem)))
+        if problem is not None:
+            raise problem
+        failed = next((text for _, text in everyone if text is not None), None)
+        if failed is not None:
+            raise RuntimeError(f"Another process could not explain its share of the probe: {failed}")
+        return [result for result, _ in everyone]
 
 
 class Observer:
@@ -104,8 +124,8 @@ class Observer:
             The feature grid ``(h, w)`` of the layer.
 
         Raises:
-            ValueError: if the network does not take the probe's images, the labels are no classes of it, or the method or
-                a metric cannot work on them.
+            ValueError: if the network does not take the probe's images, the labels are no classes of it, or the method
+                or a metric cannot work on them.
         """
         first = next(probe.batches(1)).to(next((p.device for p in model.parameters()), torch.device("cpu")))
         try:
@@ -131,7 +151,7 @@ class Observer:
             return None
         target = self.target if isinstance(self.target, str) else repr(self.target)
         board = Scoreboard(
-            metrics,  # type: ignore[arg-type]  # the text "default" is gone by now
+            metrics,
             strata=self.strata,
             baselines=self.baselines,
             chance=self.chance,
@@ -228,27 +248,15 @@ class Observer:
     ) -> tuple[Findings, float]:
         """Explain this process's share of the probe and collect the others': the same findings in every process."""
         started = monotonic()
-        mine, problem = None, None
-        try:
-            mine = self._share(model, epoch, process, advance)
-        except Exception as error:  # noqa: BLE001 -- the other processes wait for this one
-            problem = error
-        everyone = process.gather((mine, monotonic() - started, None if problem is None else repr(problem)))
-        if problem is not None:
-            raise problem
-        failed = next((text for _, _, text in everyone if text is not None), None)
-        if failed is not None:
-            raise RuntimeError(f"Another process could not explain its share of the probe: {failed}")
-        shards = [findings for findings, _, _ in everyone if findings is not None]
-        return Findings.interleaved(shards), max(seconds for _, seconds, _ in everyone)
+        everyone = process.share(lambda: (self._share(model, epoch, process, advance), monotonic() - started))
+        shards = [findings for findings, _ in everyone if findings is not None]
+        return Findings.interleaved(shards), max(seconds for _, seconds in everyone)
 
-    def _share(
-        self, model: nn.Module, epoch: int, process: Process, advance: Callable[[int], None]
-    ) -> Findings | None:
+    def _share(self, model: nn.Module, epoch: int, process: Process, advance: Callable[[int], None]) -> Findings | None:
         if self.scoreboard is not None:
             self.scoreboard.reset()
         if self.shared is not None:
-            self.shared.begin()
+            self.shared.begin(process.rank, process.world)
         share = _known(self.probe).shard(process.rank, process.world)
         if share is None:
             return None
@@ -317,7 +325,7 @@ class Observer:
             return None
         images = _known(self.probe).images
         size = (images.shape[-2], images.shape[-1])
-        return self.shared.finish(self.method, size, step=self.firings, gather=process.gather)
+        return self.shared.finish(self.method, size, step=self.firings, share=process.share)
 
     # ----- resuming
 
@@ -356,7 +364,9 @@ def _tracked_numbers(tracked: Tracked, findings: Findings) -> dict[str, float]:
         if alive.any():
             numbers[f"score_gain/component_{cohort + 1:02d}"] = decomposition.score_gains[alive].mean().item()
             numbers[f"count/component_{cohort + 1:02d}"] = float(alive.sum())
-            numbers[f"explained_energy/component_{cohort + 1:02d}"] = decomposition.explained_energy[alive].mean().item()
+            numbers[f"explained_energy/component_{cohort + 1:02d}"] = (
+                decomposition.explained_energy[alive].mean().item()
+            )
     return numbers
 
 

@@ -107,10 +107,13 @@ class EpochRecord:
         values = decomposition.singular_values
         norms = torch.where(values == 0, torch.ones_like(values), values)[:, :, None, None]
         shared = {entry.name for entry in fields(cls)} & {entry.name for entry in fields(decomposition)}
-        kept = {name: getattr(decomposition, name) for name in shared}
+        kept: dict[str, Any] = {name: getattr(decomposition, name) for name in shared}
         kept["patterns"] = (decomposition.components / norms).half()
         kept |= rest
-        return cls(**{name: value.detach().cpu() if isinstance(value, Tensor) else value for name, value in kept.items()})
+        moved: dict[str, Any] = {
+            name: value.detach().cpu() if isinstance(value, Tensor) else value for name, value in kept.items()
+        }
+        return cls(**moved)
 
     @property
     def decomposition(self) -> Decomposition:
@@ -120,7 +123,7 @@ class EpochRecord:
 
     @property
     def filename(self) -> str:
-        """Name by step and epoch: several firings may fall into one epoch; of several at one step the last one stays."""
+        """Name by step and epoch: several firings may fall into one epoch; of those at one step the last one stays."""
         return f"step-{self.step:09d}_epoch-{self.epoch:05d}.npz"
 
     def save(self, directory: Path) -> Path:
@@ -139,7 +142,9 @@ class EpochRecord:
         try:
             # Opened here, since NumPy leaves a broken archive open.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                arrays = {name: torch.from_numpy(stored[name]) for name in stored.files if name != "json"}
+                arrays: dict[str, Any] = {
+                    name: torch.from_numpy(stored[name]) for name in stored.files if name != "json"
+                }
                 texts = json.loads(str(stored["json"]))
             texts["ids"] = tuple(texts["ids"])
             return cls(**arrays, **texts)
@@ -172,7 +177,9 @@ class RunDirectory:
         """
         owner = self.owner()
         if owner is None and self.files():
-            raise RunDirectoryError(f"Expected `dirpath` {self.path} to be empty, but it holds records of an unknown run.")
+            raise RunDirectoryError(
+                f"Expected `dirpath` {self.path} to be empty, but it holds records of an unknown run."
+            )
         if owner not in (None, run_id):
             raise RunDirectoryError(
                 f"Expected `dirpath` {self.path} to be this run's own, but it holds records of run {owner}. "

@@ -37,7 +37,7 @@ def overlay(images: Tensor, maps: Tensor, limits: Tensor | None = None) -> Tenso
     limits = maps.amax(dim=(1, 2)) if limits is None else limits
     limits = torch.where(limits > 0, limits, torch.ones_like(limits))[:, None, None]
     heat = (upsample(maps, size).clamp(min=0) / limits).clamp(max=1)
-    colours = _heat_colours()[(heat * 255).long()].permute(0, 3, 1, 2)
+    colours = heat_colours()[(heat * 255).long()].permute(0, 3, 1, 2)
     grey = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     shown = torch.lerp(grey * 0.55, colours, (0.15 + 0.7 * heat).where(heat > 0.02, heat * 0)[:, None])
     red = torch.tensor([0.6, 0.0, 0.0])[:, None, None]
@@ -55,8 +55,8 @@ def ossm_grid(
 ) -> Image.Image:
     """Compose one picture: a row per image with the image, its integrated map and its OSSMs.
 
-    Every map is drawn to its own maximum, since the first component would leave the others dark; how much each one counts
-    stands in its caption.
+    Every map is drawn to its own maximum, since the first component would leave the others dark; how much each one
+    counts stands in its caption.
 
     Args:
         images: ``(n, 3, H, W)`` in [0, 1].
@@ -79,17 +79,24 @@ def ossm_grid(
     for column, head in enumerate(heads):
         draw.text((_MARGIN + column * step_x, _TEXT_HEIGHT + _MARGIN), head, fill="#555555", font=_font(11))
     repeated = images[:, None].expand(-1, k + 1, -1, -1, -1).flatten(0, 1)
-    heats = overlay(repeated, torch.cat([cams[:, None], ossms], dim=1).flatten(0, 1)).unflatten(0, (n, k + 1))
+    heats = overlay(repeated, torch.cat([cams[:, None], ossms], dim=1).flatten(0, 1)).view(n, k + 1, *images.shape[1:])
     for row in range(n):
         top = 2 * _TEXT_HEIGHT + 2 * _MARGIN + row * step_y
         tiles = [images[row], *heats[row]]
-        texts = [row_captions[row], "", *ossm_captions[row]]
+        texts = [row_captions[row], _condition(cams[row]), *ossm_captions[row]]
         for column, (picture, text) in enumerate(zip(tiles, texts, strict=True)):
             left = _MARGIN + column * step_x
             if column < 2 or text:
                 canvas.paste(to_picture(picture).resize((tile, tile), Image.Resampling.BICUBIC), (left, top))
             draw.text((left, top + tile), _fitted(draw, text, tile), fill="black", font=_font(11))
     return canvas
+
+
+def _condition(cam: Tensor) -> str:
+    """What keeps a map from being read as one."""
+    if not cam.isfinite().all():
+        return "not finite"
+    return "" if (cam != 0).any() else "blank"
 
 
 def contribution_curves(steps: Sequence[float], series: Mapping[str, Sequence[float]], *, title: str) -> Figure:
@@ -122,7 +129,8 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 @lru_cache(maxsize=1)
-def _heat_colours() -> Tensor:
+def heat_colours() -> Tensor:
+    """Colours of heat from 0 to 1 in 256 steps, ``(256, 3)`` in [0, 1]."""
     with torch.inference_mode(mode=False):
         return torch.tensor(mpl.colormaps["inferno"](np.linspace(0.1, 1, 256))[:, :3], dtype=torch.float32)
 

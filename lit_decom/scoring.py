@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class Score:
 
 
 def default_metrics(probe: Probe) -> list[PerImageMetric]:
-    """Choose the metrics that cost one masked forward pass per image at most, and for which the probe has what it needs."""
+    """Choose the metrics for which the probe has what they need, and that cost one masked forward pass per image."""
     chosen: list[PerImageMetric] = []
     if probe.masks is not None:
         chosen += [PointingGame(scale_to_image=True), EnergyPointingGame(), RelevanceRank(), MaskIoU()]
@@ -95,9 +95,9 @@ def metric_key(metric: PerImageMetric) -> str:
 class Scoreboard:
     """Metrics over the explanations of one probe, each stratified, each beside its baselines.
 
-    Every metric is computed for DecomCAM, for the methods in ``baselines`` on the same evidence, and, where it only looks
-    at maps or OSSMs, for maps that know nothing: random ones as smooth as the layer's, a Gaussian in the middle, and a
-    random rotation of the components within their own span. Those draw from a generator of each image, seeded by its id.
+    Every metric is computed for DecomCAM, for the methods in ``baselines`` on the same evidence, and, where it only
+    looks at maps or OSSMs, for maps that know nothing: random ones as smooth as the layer's, a Gaussian in the middle,
+    and a random rotation of the components within their own span. Each image's generator is seeded by its id.
 
     Args:
         metrics: metrics, or a mapping that names them.
@@ -123,7 +123,7 @@ class Scoreboard:
     ) -> None:
         named = metrics if isinstance(metrics, Mapping) else {metric_key(metric): metric for metric in metrics}
         if len(named) < len(metrics):
-            raise ValueError(f"Expected `metrics` to have different names, but got {[metric_key(m) for m in metrics]}.")
+            raise ValueError(f"Expected `metrics` to have different names, but got only {sorted(named)}.")
         unknown = sorted(set(baselines) - set(METHODS))
         if unknown:
             raise ValueError(f"Expected `baselines` to be among {sorted(METHODS)}, but got {unknown}.")
@@ -295,7 +295,9 @@ class Scoreboard:
                     own[name] = values
                 for stratum, rows in self._strata(wrapper).items():
                     better = _better_by(own[name], values, wrapper.higher_is_better) if stratum == "all" else None
-                    found.append(_scored(wrapper.metric, (name, stratum, explanation), rows, better, intervals=intervals))
+                    found.append(
+                        _scored(wrapper.metric, (name, stratum, explanation), rows, better, intervals=intervals)
+                    )
         return found
 
     def _strata(self, wrapper: StratifiedWrapper) -> dict[str, Tensor]:
@@ -332,7 +334,7 @@ def numbers_of(scores: Sequence[Score]) -> dict[str, float]:
         ``undefined/<metric>`` where a metric is undefined for some image. A stratum without a defined value is absent.
     """
     numbers: dict[str, float] = {}
-    values = {score.key: score.value for score in scores if score.value == score.value}  # noqa: PLR0124 -- not NaN
+    values = {score.key: score.value for score in scores if score.value == score.value}
     for score in scores:
         if not score.explanation:
             numbers[f"count/{score.stratum}"] = float(score.count)
@@ -400,7 +402,7 @@ def _update_all(wrappers: Sequence[StratifiedWrapper] | Any, known: dict[str, An
     for wrapper in wrappers:
         given = dict(known)
         if "masked_logits" in _takes(wrapper.metric):
-            masking = wrapper.metric.masking
+            masking: Masking = wrapper.metric.masking  # type: ignore[assignment]  # nn.Module hides its type
             if masking not in masked:
                 masked[masking] = masking.forward(known["capture"], known["maps"])
             given["masked_logits"] = masked[masking]

@@ -55,14 +55,12 @@ class SharedComponents:
     Args:
         n_components: how many directions.
         frozen: whether the first firing's directions are kept, so that drift away from them shows as a loss of energy.
-        n_scored: how many images are shown to the network through the shared components, to get their score gain; each
-            costs ``n_components`` forward passes.
+        n_scored: how many images, the probe's first, are shown to the network through the shared components, to get
+            their score gain; each costs ``n_components`` forward passes.
         n_exemplars: image regions kept for each component.
     """
 
-    def __init__(
-        self, n_components: int = 6, *, frozen: bool = False, n_scored: int = 8, n_exemplars: int = 4
-    ) -> None:
+    def __init__(self, n_components: int = 6, *, frozen: bool = False, n_scored: int = 8, n_exemplars: int = 4) -> None:
         if n_components < 1:
             raise ValueError(f"Expected `n_components` to be at least 1, but got {n_components}.")
         self.n_components, self.frozen = n_components, frozen
@@ -71,11 +69,17 @@ class SharedComponents:
         self._basis: SharedBasis | None = None
         self.begin()
 
-    def begin(self) -> None:
-        """Forget the last firing's evidence, and keep the directions."""
+    def begin(self, rank: int = 0, world: int = 1) -> None:
+        """Forget the last firing's evidence, and keep the directions.
+
+        Args:
+            rank: of this process, which explains every ``world``-th image.
+            world: number of processes.
+        """
         self._gram: Tensor | None = None
         self._maps: list[Tensor] = []
-        self._first: Capture | None = None
+        self._to_score: list[Capture] = []
+        self._wanted = len(range(rank, self.n_scored, world))
 
     def add(self, evidence: Capture, method: DecomCAM) -> None:
         """Take in the class-weighted channel maps of one piece."""
@@ -85,7 +89,8 @@ class SharedComponents:
         gram = channel_gram(maps)
         self._gram = gram if self._gram is None else self._gram + gram
         self._maps.append(maps.cpu())
-        self._first = self._first or evidence
+        if sum(len(piece.images) for piece in self._to_score) < self._wanted:
+            self._to_score.append(evidence)
 
     def finish(
         self,
@@ -93,7 +98,7 @@ class SharedComponents:
         image_size: tuple[int, int],
         *,
         step: int,
-        gather: Callable[[Any], list[Any]] = lambda mine: [mine],
+        share: Callable[[Callable[[], Any]], list[Any]] = lambda work: [work()],
     ) -> SharedFindings | None:
         """Find the directions of all pieces of all processes, and project this probe on them.
 
@@ -101,23 +106,21 @@ class SharedComponents:
             method: shows images through the components.
             image_size: ``(H, W)`` of the probe's images.
             step: number of the firing, rising.
-            gather: collects one object from every process.
+            share: does this process's work and collects that of every process.
 
         Returns:
             What was found, the same in every process; None where no image has finite evidence of any energy.
         """
-        grams = [gram for gram in gather(self._gram if self._gram is None else self._gram.cpu()) if gram is not None]
+        grams = [gram for gram in share(lambda: None if self._gram is None else self._gram.cpu()) if gram is not None]
         if not grams or not any(gram.any() for gram in grams):
             return None
         total = torch.stack(grams).sum(dim=0)
         if self._basis is None or not self.frozen:
             self._basis = basis_from_gram(total, min(self.n_components, len(total)))
         basis = self._basis
-        mine = self._projected(basis)
-        gains = None if mine is None else self._gains(method, mine)
-        shares = [share for share in gather((mine, gains)) if share[0] is not None]
-        patterns = _interleaved([share[0] for share in shares])
-        gains = torch.cat([share[1] for share in shares]).nanmean(dim=0)
+        shares = [found for found in share(lambda: self._projected(method, basis)) if found is not None]
+        patterns = _interleaved([components for components, _ in shares])
+        gains = torch.cat([gains for _, gains in shares]).nanmean(dim=0)
         directions = basis.directions
         energy = torch.einsum("ck,cd,dk->k", directions, total.to(directions), directions) / total.trace()
         found = exemplars(patterns, self.n_exemplars, image_size)
@@ -127,21 +130,20 @@ class SharedComponents:
         self.begin()
         return SharedFindings(patterns, energy.float(), tracked, gains, found.images, found.boxes)
 
-    def _projected(self, basis: SharedBasis) -> Tensor | None:
+    def _projected(self, method: DecomCAM, basis: SharedBasis) -> tuple[Tensor, Tensor] | None:
+        """Maps ``(n, S, h, w)`` of this process's images, and the score gains ``(m, S)`` of those to be scored."""
         if not self._maps:
             return None
-        return project(torch.cat(self._maps), basis).components
-
-    def _gains(self, method: DecomCAM, components: Tensor) -> Tensor:
-        """Score gains ``(m, S)`` of the first few images of this process."""
-        evidence = self._first
-        if evidence is None:
-            raise RuntimeError("Call `add` with each piece before `finish`.")
-        shown = components[: len(evidence.images)].to(evidence.activations)
-        rows = torch.arange(len(shown), device=shown.device) < self.n_scored
-        finite = shown.isfinite().all(dim=(2, 3)) & (shown.relu().amax(dim=(2, 3)) > 0)
-        scores, reference = method.score(evidence, shown.nan_to_num(), finite & rows[:, None])
-        return (scores - reference[:, None])[: self.n_scored].cpu()
+        components = project(torch.cat(self._maps), basis).components
+        gains, start = [components.new_zeros(0, components.shape[1])], 0
+        for evidence in self._to_score:
+            shown = components[start : start + len(evidence.images)].to(evidence.activations)
+            rows = torch.arange(start, start + len(shown), device=shown.device) < self._wanted
+            usable = shown.isfinite().all(dim=(2, 3)) & (shown.relu().amax(dim=(2, 3)) > 0)
+            scores, reference = method.score(evidence, shown.nan_to_num(), usable & rows[:, None])
+            gains.append((scores - reference[:, None])[rows].cpu())
+            start += len(shown)
+        return components, torch.cat(gains)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs, as tensors and primitives."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -53,12 +54,10 @@ def log_curves(
 
 
 @log_curves.register
-def _(
-    logger: WandbLogger, key: str, steps: Sequence[int], series: Mapping[str, Sequence[float]], title: str
-) -> None:
+def _(logger: WandbLogger, key: str, steps: Sequence[int], series: Mapping[str, Sequence[float]], title: str) -> None:
     import wandb
 
-    chart = wandb.plot.line_series(
+    chart: Any = wandb.plot.line_series(
         xs=list(steps), ys=[list(values) for values in series.values()], keys=list(series), title=title, xname="step"
     )
     logger.log_metrics({key: chart}, step=steps[-1])
@@ -87,9 +86,7 @@ def log_probe(
 
 
 @log_probe.register
-def _(
-    logger: WandbLogger, key: str, ids: Sequence[str], names: Sequence[str], images: Sequence[Image.Image]
-) -> None:
+def _(logger: WandbLogger, key: str, ids: Sequence[str], names: Sequence[str], images: Sequence[Image.Image]) -> None:
     import wandb
 
     rows = [

@@ -43,7 +43,7 @@ def _count(score: Score) -> str:
 
 
 def _value(score: Score | None) -> str:
-    if score is None or score.value != score.value:  # noqa: PLR0124 -- NaN
+    if score is None or score.value != score.value:
         return "-"
     text = f"{score.value:.3f}"
     if score.interval is not None:

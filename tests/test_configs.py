@@ -25,7 +25,9 @@ def test_a_whole_config_runs(path, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.npz")), "a dry run leaves nothing behind"
 
 
-@pytest.mark.parametrize("path", [path for group in ("data", "model") for path in fragments(group)], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", [path for group in ("data", "model") for path in fragments(group)], ids=lambda p: p.stem
+)
 def test_a_fragment_composes(path, monkeypatch, capsys):
     base = ["--config", str(CONFIGS / "quickstart.yaml"), "--config", str(path)]
     monkeypatch.setattr(sys, "argv", ["lit-decom", "fit", *base, "--print_config"])

@@ -159,6 +159,19 @@ def test_broken_and_blank_maps_stand_in_the_grid_beside_whole_ones():
     assert (blank[..., 0] == blank[..., 1]).all()
 
 
+def test_an_integrated_map_that_cannot_be_read_as_one_says_why():
+    generator = torch.Generator().manual_seed(3)
+    images, ossms = torch.rand(3, 3, 96, 96, generator=generator), torch.rand(3, 1, 4, 4, generator=generator)
+    texts = {"row_captions": [""] * 3, "ossm_captions": [[""]] * 3, "title": ""}
+    cams = torch.stack([torch.full((4, 4), math.nan), torch.zeros(4, 4), torch.ones(4, 4)])
+    picture = np.asarray(ossm_grid(images, cams, ossms, **texts))
+    left, inked = MARGIN + TILE + MARGIN, []
+    for row in range(3):
+        top = 2 * TEXT + 2 * MARGIN + row * (TILE + TEXT + MARGIN) + TILE
+        inked.append((picture[top : top + TEXT, left : left + TILE] < 128).any(axis=2).sum())
+    assert inked[0] > inked[1] > inked[2] == 0
+
+
 def test_pictures_have_eight_bits_and_do_not_wrap_around():
     picture = to_picture(torch.tensor([-1.0, 0.0, 0.5, 2.0]).expand(3, 1, 4))
     assert [picture.getpixel((column, 0))[0] for column in range(4)] == [0, 0, 128, 255]

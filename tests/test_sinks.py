@@ -27,6 +27,7 @@ def no_network(monkeypatch, tmp_path):
     # Tables are kept as artifacts, which W&B stages in the user's own folders.
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("WANDB_SILENT", "true")
+    closed()
     yield
     closed()
 

@@ -20,7 +20,7 @@ Rule = Callable[[list[dict[str, Any]]], dict[str, Any]]
 
 
 class Watch(pl.Callback):
-    """Notes, at the end of every epoch, what is known on biased images, and what is not known: the held-out accuracy."""
+    """Notes after every epoch what is known on biased images, and what is not known: the held-out accuracy."""
 
     def __init__(self, seed: int, val: Critters, held_out: Critters) -> None:
         self.seed, self.val, self.held_out = seed, val, held_out

@@ -36,7 +36,8 @@ def one_network(config: Any, number: int) -> dict[str, Any]:
     rng = np.random.default_rng([config.seed, number])
     space = config.space
     chosen = {
-        name: float(rng.uniform(*space[name])) for name in ("shortcut_rate", "erasing", "log10_weight_decay", "log10_lr")
+        name: float(rng.uniform(*space[name]))
+        for name in ("shortcut_rate", "erasing", "log10_weight_decay", "log10_lr")
     }
     chosen["width"] = int(rng.choice(space.width))
     flip = v2.RandomHorizontalFlip()
@@ -59,7 +60,12 @@ def one_network(config: Any, number: int) -> dict[str, Any]:
         seed=number,
     )
     scores = scores_of(config, task, data)
-    return {"network": number, **chosen, **scores, "held_out_acc": accuracy(task, biased_world(config, "held_out", data))}
+    return {
+        "network": number,
+        **chosen,
+        **scores,
+        "held_out_acc": accuracy(task, biased_world(config, "held_out", data)),
+    }
 
 
 def scores_of(config: Any, task: nn.Module, data: CrittersDataModule) -> dict[str, float]:

@@ -76,7 +76,8 @@ def figure_of(rows: list[dict[str, Any]]) -> Figure:
     for axes, metric in zip(figure.subplots(1, 3), ("insertion", "deletion", "overall"), strict=True):
         for number, method in enumerate(methods):
             shown = sorted(
-                (row for row in binned if (row["metric"], row["method"]) == (metric, method)), key=lambda row: row["bin"]
+                (row for row in binned if (row["metric"], row["method"]) == (metric, method)),
+                key=lambda row: row["bin"],
             )
             places = [names.index(row["bin"]) + 0.08 * (number - len(methods) / 2) for row in shown]
             values = [row["value"] for row in shown]

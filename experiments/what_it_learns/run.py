@@ -134,7 +134,9 @@ def figure_of(rows: list[dict[str, Any]]) -> Figure:
             axes.errorbar(place + 0.06 * (row["seed"] - 1), row["value"], spread, fmt="o", ms=3, color=colour)
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize="small")
         axes.set(title=metric.replace("_", " "), ylim=(0, 1))
-    figure.suptitle("grey: before training, orange: after; one point per seed, 95 % bootstrap intervals", fontsize="small")
+    figure.suptitle(
+        "grey: before training, orange: after; one point per seed, 95 % bootstrap intervals", fontsize="small"
+    )
     return figure
 
 

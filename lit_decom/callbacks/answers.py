@@ -38,5 +38,5 @@ class Answers:
         self._counts = None
         if not counts:
             return None
-        right, total = torch.stack(counts).sum(dim=0)
+        right, total = torch.stack(counts).sum(dim=0).unbind()
         return right / total

@@ -60,8 +60,8 @@ class DecomCAMCallback(pl.Callback):
         chance: whether maps that know nothing are scored, too.
         reference_epoch: the strata of the images at the first firing in or after this epoch are kept, and scored under
             ``fixed_<stratum>``: there, a curve shows the same images throughout.
-        shared_components: how many components the whole probe is decomposed into together, so that each means the same in
-            every image; 0 for none.
+        shared_components: how many components the whole probe is decomposed into together, so that each means the same
+            in every image; 0 for none.
         freeze_shared: whether these stay what they were at the first firing.
         n_drawn: how many of the probe's images are drawn.
         batch_size: probe images explained at once; with the layer's size it sets the memory needed.

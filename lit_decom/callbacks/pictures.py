@@ -1,6 +1,6 @@
 """The grid and the curves of a firing, from its record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from PIL import Image
 

@@ -64,7 +64,10 @@ class Reporter:
         }
         classes = dict.fromkeys(key.split("/")[1] for entry in history for key in entry if key.startswith(_OF_CLASS))
         for name in list(classes)[:_MOST_CLASSES]:
-            charts[f"gain_curves_of_class/{name}"] = (f"{_OF_CLASS}{name}/component_", f"Score gain by identity: {name}")
+            charts[f"gain_curves_of_class/{name}"] = (
+                f"{_OF_CLASS}{name}/component_",
+                f"Score gain by identity: {name}",
+            )
         curves = {key: (*curves_of(history, start), title) for key, (start, title) in charts.items()}
 
         def send(logger: Logger) -> None:
@@ -98,7 +101,7 @@ def class_gains(record: EpochRecord, names: Sequence[str] | None) -> dict[str, f
     if record.identities is None:
         return {}
     gains, finite, found = record.decomposition.score_gains, record.decomposition.finite, {}
-    for label in record.labels.unique().tolist()[:_MOST_CLASSES]:
+    for label in sorted(set(record.labels.tolist()))[:_MOST_CLASSES]:
         for cohort in range(record.identities.shape[1]):
             alive = (record.identities == cohort) & (finite & (record.labels == label))[:, None]
             if alive.any():

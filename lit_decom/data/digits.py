@@ -25,8 +25,9 @@ _CLASSES = tuple(str(digit) for digit in range(10))
 class Digits(AnnotatedDataset):
     """The 1797 handwritten digits of scikit-learn's `load_digits`, enlarged from 8 x 8 pixels.
 
-    White ink on black in three equal channels, with a margin of one scanned pixel. The target holds ``"label"``, ``"masks"`` (bool ``(1, H, W)``, pixels of
-    at least half the full ink) and ``"boxes"`` (``(1, 4)``, XYXY, right and lower edge outside, around the mask).
+    White ink on black in three equal channels, with a margin of one scanned pixel. The target holds ``"label"``,
+    ``"masks"`` (bool ``(1, H, W)``, pixels of at least half the full ink) and ``"boxes"`` (``(1, 4)``, XYXY, right and
+    lower edge outside, around the mask).
 
     Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
     1998 (its test set).

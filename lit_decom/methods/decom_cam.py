@@ -290,7 +290,7 @@ class DecomCAM(CAM):
         def compose(part: slice) -> Tensor:
             shown = min_max_normalize(upsample(masks[part], size))
             end = 0
-            # One image meets all its masks at once, in memory used again: copies of it would cost more than the blending.
+            # One image meets all its masks at once, in memory used again: copies of it would cost more than blending.
             for row, own in groupby(owners[part]):
                 start, end = end, end + len(list(own))
                 blend(images[row], shown[start:end], blurred[row], self.preset.composite, out=buffer[start:end])

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lit_decom.records import RunDirectoryError
-from lit_decom.render import _heat_colours, ossm_grid
+from lit_decom.render import heat_colours, ossm_grid
 from lit_decom.report.cards import Card, Findings, Pairs, cards, pair
 from lit_decom.report.charts import finite
 from lit_decom.report.overview import (
@@ -232,7 +232,7 @@ def _data(
         "labels": timeline.labels,
         "canvas": [round(side * scale) for side in size],
         "image": list(size),
-        "heat": base64.b64encode((_heat_colours() * 255).round().byte().numpy().tobytes()).decode(),
+        "heat": base64.b64encode((heat_colours() * 255).round().byte().numpy().tobytes()).decode(),
         "runs": [
             {
                 "frames": timeline.frames[index],

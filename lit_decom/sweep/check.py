@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_decom.isolation import isolated_random_state
 from lit_decom.sweep.errors import SweepError, near, tail
 from lit_decom.sweep.files import read_json, write_json
 from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE, at, filled, fit_words, told
@@ -165,13 +164,14 @@ def parse(words: list[str]) -> dict[str, Any]:
         pass
 
     class Composer(LitDecomCLI):
-        def before_instantiate_classes(self) -> None:
-            raise Composed(self.config)
+        # before Lightning seeds everything and makes a Trainer
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            raise Composed(parser.parse_args(args))
 
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     said = io.StringIO()
     try:
-        with isolated_random_state(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             Composer(
                 pl.LightningModule,
                 pl.LightningDataModule,

@@ -13,6 +13,7 @@ from lit_decom.sweep.selection import Choice
 from lit_decom.sweep.spec import Objective
 from lit_decom.sweep.trials import Outcome, Reading
 
+_BOTH = ": best, last"
 _CHOSEN, _FRONT, _OTHER, _OUT = "#c0392b", "#1f618d", "#7f8c8d", "#d5d8dc"
 
 
@@ -32,7 +33,7 @@ def outcome_rows(outcomes: Sequence[Outcome], objectives: Sequence[Objective], c
         for objective in objectives:
             reading = outcome.readings.get(objective.name)
             row[objective.name] = value_text(reading)
-            row[f"{objective.name} best, last"] = "-" if reading is None else f"{reading.best:.4g}, {reading.last:.4g}"
+            row[f"{objective.name}{_BOTH}"] = "-" if reading is None else f"{reading.best:.4g}, {reading.last:.4g}"
         if len(objectives) > 1:
             row["within eps"] = choice.within.get(outcome.number, "-")
         row |= {short[name]: _plain_text(outcome.params.get(name)) for name in names}
@@ -50,14 +51,15 @@ def role_of(outcome: Outcome, choice: Choice) -> str:
 
 
 def outcome_table(rows: Sequence[Mapping[str, str]], title: str) -> Table:
-    """Make the terminal's table of :func:`outcome_rows`."""
+    """Make the terminal's table of :func:`outcome_rows`, without what a narrow one has no room for."""
+    alike = {"state"} if all(row["state"] == "complete" for row in rows) else set()
+    names = [name for name in rows[0] if name not in alike and not name.endswith(_BOTH)]
     table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
+    for name in names:
+        table.add_column(name.replace("/", "/\n"), overflow="fold")
     for row in rows:
-        table.add_row(
-            *row.values(), style="bold" if row[""] == "chosen" else "dim" if row["state"] != "complete" else None
-        )
+        style = "bold" if row[""] == "chosen" else "dim" if row["state"] != "complete" else None
+        table.add_row(*(row[name] for name in names), style=style)
     return table
 
 

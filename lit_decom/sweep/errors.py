@@ -16,7 +16,7 @@ def near(name: str, known: Iterable[str]) -> str:
     last = name.rsplit(".", 1)[-1]
     alike = get_close_matches(name, candidates, n=3, cutoff=0.75)
     alike += [entry for entry in candidates if entry.rsplit(".", 1)[-1] == last and entry not in alike]
-    alike += [entry for entry in get_close_matches(name, candidates, n=3, cutoff=0.6) if entry not in alike]
+    alike = alike or get_close_matches(name, candidates, n=3, cutoff=0.6)
     if not alike:
         return ""
     return f" Did you mean {' or '.join(f'`{entry}`' for entry in alike[:3])}?"

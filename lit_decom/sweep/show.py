@@ -116,21 +116,22 @@ def statements_of(kept: Kept, choice: Choice, eps: float) -> list[str]:
     ]
     if choice.within[chosen.number].endswith("no"):
         statements.append("No trial is within the margins of all objectives, so they were set aside.")
+    eligible = [number for number, within in choice.within.items() if not within.endswith("no")]
     if choice.tied:
         statements.append(
-            f"Tied with it: {_numbers(choice.tied)}. By {first.name} the data cannot tell them from it (95 %); which "
-            "of them is best is a draw."
+            f"Tied with it: {_numbers(choice.tied)}. By {first.name} the data cannot tell them apart (95 %); which of "
+            "them is best is a draw."
         )
-    elif not choice.untold:
+    elif not choice.untold and len(eligible) > 1:
         statements.append("No other eligible trial is tied with it: each differs by more than the uncertainty (95 %).")
     if choice.untold:
         statements.append(
-            f"How sure its lead is over {_numbers(choice.untold)} is not known: no intervals for {first.name}."
+            f"How sure its lead over {_numbers(choice.untold)} is, is not known: {first.name} has no intervals."
         )
     unsure = [number for number, within in choice.within.items() if within.startswith("unsure")]
     if unsure:
         statements.append(
-            f"Whether {_numbers(unsure)} are within {eps:g} is within the uncertainty: their values decide."
+            f"Too close to say (95 %) whether within {eps:g} or not: {_numbers(unsure)}; there the values decided."
         )
     if further:
         statements.append(f"Pareto front: {_numbers(choice.front)}.")

@@ -1,4 +1,4 @@
-"""What a trial tells the sweep while it trains: the values of every validation, how sure they are, and two checkpoints."""
+"""What a trial tells the sweep: the values of every validation, how sure they are, and two checkpoints."""
 
 import json
 import math
@@ -20,10 +20,10 @@ from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE
 
 
 class TrialLog(Checkpoint):
-    """Write a line per validation to ``metrics.jsonl`` in a trial's directory, and keep ``best.ckpt`` and ``last.ckpt``.
+    """Write a line per validation to ``metrics.jsonl`` in the trial's directory, and two checkpoints.
 
     A kind of checkpoint, so that Lightning lets it act after every other callback has logged. ``best.ckpt`` is of the
-    validation at which the first objective was best.
+    validation at which the first objective was best, ``last.ckpt`` of the end.
 
     Args:
         directory: of the trial.

@@ -52,7 +52,8 @@ def test_fifty_firings_and_the_steps_after_them_keep_nothing(tmp_path):
     fit(tmp_path, census, observer, max_epochs=13, val_check_interval=1)
     assert len(observer._history) == 52
     assert census.hooks == []
-    assert census.tensors[51] == census.tensors[5]
+    # What is remembered of vanished components comes and goes; anything kept per firing would make it 46 or more.
+    assert census.tensors[51] - census.tensors[5] < 23
     # The first firings fill caches (fonts, blur matrices, allocator); the rest may wobble, but not climb.
     assert max(census.resident[-5:]) - max(census.resident[10:15]) < 2000 * KILOBYTE
 

@@ -302,7 +302,7 @@ def peers_inputs():
 
 
 def test_agrees_with_torchcam(peers_inputs):
-    peer = pytest.importorskip("torchcam.metrics")
+    peer = pytest.importorskip("torchcam.metrics", exc_type=ImportError)
     model, images, maps, evidence = peers_inputs
     labels = torch.arange(6) % 4
     metrics = MetricCollection([AverageDrop(target="label"), AverageIncrease(target="label")])
@@ -316,7 +316,7 @@ def test_agrees_with_torchcam(peers_inputs):
 
 
 def test_agrees_with_pytorch_grad_cam_whose_drop_is_absolute(peers_inputs):
-    peer = pytest.importorskip("pytorch_grad_cam.metrics.cam_mult_image")
+    peer = pytest.importorskip("pytorch_grad_cam.metrics.cam_mult_image", exc_type=ImportError)
     model, images, maps, evidence = peers_inputs
     labels = torch.arange(6) % 4
     metrics = MetricCollection([AverageDrop(target="label"), AverageIncrease(target="label")])

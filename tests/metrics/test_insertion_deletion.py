@@ -188,7 +188,7 @@ def test_a_real_capture_gives_the_values_of_its_stand_in():
 
 @pytest.mark.parametrize("n_steps", [1, 5, 20, 100])
 def test_agrees_with_torchcam_whose_insertion_starts_from_zeros(n_steps):
-    peer = pytest.importorskip("torchcam.metrics")
+    peer = pytest.importorskip("torchcam.metrics", exc_type=ImportError)
     model = classifier()
     generator = torch.Generator().manual_seed(5)
     images = 3 * torch.randn(4, 3, 10, 10, generator=generator)

@@ -1,0 +1,71 @@
+import pytest
+import yaml
+
+from lit_decom.sweep import SweepError
+from lit_decom.sweep.spec import read_sweep
+
+from .tiny import ROOT, spec_of, write_sweep
+
+# The keys that W&B's published schema allows at the top of a sweep; any other is reported as malformed.
+WANDB_KEYS = {
+    "apiVersion", "kind", "controller", "description", "program", "job", "image_uri", "entity", "project", "method",
+    "command", "name", "run_cap", "metric", "early_terminate", "parameters",
+}  # fmt: skip
+OURS = {"metrics": [{"name": "acc", "goal": "maximize"}], "summary": "last"}
+
+
+def test_our_keys_stand_where_wandb_does_not_look():
+    sweep = spec_of(controller={"type": "cloud", "lit_decom": OURS})
+    assert [(objective.name, objective.sign) for objective in sweep.objectives] == [("score", 1), ("acc", 1)]
+    assert sweep.summary == "last"
+    assert spec_of().summary == "best"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_sweep_is_read_and_has_only_keys_that_wandb_knows(path):
+    sweep = read_sweep(path)
+    raw = yaml.safe_load(path.read_text())
+    assert set(raw) <= WANDB_KEYS
+    assert raw["controller"]["type"] == "cloud"
+    assert sweep.objectives[0].name.startswith("decomcam/energy_pointing_game/")
+    assert sweep.command[-1] == "${args_json_file}"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"parametrs": {}}, "'parametrs'. Did you mean `parameters`?"),
+        ({"method": "gird"}, "Did you mean `grid`?"),
+        ({"method": None}, "one of bayes, grid, random, but got None"),
+        ({"metric": None}, "`metric` to be a mapping with `name` and `goal`"),
+        ({"metric": {"name": "score"}}, "`name` and `goal`"),
+        ({"metric": {"name": "score", "goal": "maximise"}}, "Did you mean `maximize`?"),
+        ({"metrics": []}, "`metrics` to stand under `controller.lit_decom`"),
+        ({"controller": {"lit_decom": OURS}}, "`controller` to be a mapping with `type: cloud`"),
+        ({"controller": {"type": "cloud", "lit_decom": {"sumary": "best"}}}, "only metrics, summary, early_terminate"),
+        ({"controller": {"type": "cloud", "lit_decom": {"summary": "first"}}}, "one of best, last"),
+        (
+            {"controller": {"type": "cloud", "lit_decom": {"metrics": [{"name": "score", "goal": "minimize"}]}}},
+            "named again",
+        ),
+        ({"parameters": {"x": {"value": 1}}}, "nothing varies"),
+        ({"command": ["python", "program.py"]}, "hand on the parameters"),
+        ({"program": None}, "`program` to be named"),
+        ({"early_terminate": {"type": "median_stop"}}, "Did you mean `median`?"),
+        ({"early_terminate": {"type": "hyperband"}}, "`min_iter`, or `max_iter` and `s`"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "positive integer"),
+        ({"early_terminate": {"type": "median", "eta": 3}}, "only ['min_iter', 'min_trials'], but got ['eta']"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_what_is_wrong(tmp_path, changed, told):
+    with pytest.raises(SweepError) as raised:
+        read_sweep(write_sweep(tmp_path, **changed))
+    assert told in str(raised.value)
+
+
+def test_what_is_no_mapping_is_refused(tmp_path):
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    for name, told in [("list", "hold a mapping"), ("broken", "YAML file"), ("absent", "YAML file")]:
+        with pytest.raises(SweepError, match=told):
+            read_sweep(tmp_path / f"{name}.yaml")
