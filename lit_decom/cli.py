@@ -81,6 +81,13 @@ class LitDecomCLI(LightningCLI):
 class _ReplayCLI(LitDecomCLI):
     callback_class = ReplayCallback
 
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        # They stand in the configuration that a run leaves behind; here, every checkpoint has its turn.
+        for name in ("--ckpt_path", "--weights_only"):
+            parser.add_argument(name, default=None)
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``lit-decom``.
@@ -110,9 +117,9 @@ def _replay(words: list[str]) -> None:
     folder = Path(words[0])
     if not folder.is_dir():
         sys.exit(f"Expected CKPT_DIR to be a folder of checkpoints, but got {folder}.")
-    cli = _ReplayCLI(
-        **_FITTING, run=False, save_config_callback=None, parser_kwargs=_parser("lit-decom replay"), args=words[1:]
-    )
+    # What LightningCLI takes from the process it must find there without the words that are ours.
+    sys.argv = [sys.argv[0], *words[1:]]
+    cli = _ReplayCLI(**_FITTING, run=False, save_config_callback=None, parser_kwargs=_parser("lit-decom replay"))
     (callback,) = [callback for callback in _ours(cli.trainer) if isinstance(callback, ReplayCallback)]
     chosen = cli.config["trainer"]
     trainer = pl.Trainer(

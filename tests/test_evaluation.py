@@ -76,7 +76,7 @@ def test_target_policies():
     policy = targets_of(lambda logits, known: logits[:, 0] + known, labels)
     # Altered versions of images 1, 1, 0: each meets the label of its own image.
     assert policy(torch.tensor([[10.0], [20.0], [30.0]]), torch.tensor([1, 1, 0])).tolist() == [10, 20, 32]
-    with pytest.raises(ValueError, match="Expected `target` to be 'label'.*but got 'gold'"):
+    with pytest.raises(ValueError, match=r"Expected `target` to be 'label'.*but got 'gold'"):
         targets_of("gold", labels)
 
 
@@ -153,7 +153,9 @@ def test_maps_that_are_zero_are_counted_and_enter_no_mean():
     assert summary(replace(blank, contributions=contributions))["blank_maps"] == 1
     nothing = replace(blank, valid=torch.zeros(3, 2, dtype=torch.bool))
     numbers = summary(nothing)
-    assert not any(key.startswith(("score_gain", "explained_energy", "effective", "valid", "positive")) for key in numbers)
+    assert not any(
+        key.startswith(("score_gain", "explained_energy", "effective", "valid", "positive")) for key in numbers
+    )
 
 
 def test_a_network_that_looks_at_nothing_has_blank_maps(model):

@@ -99,12 +99,12 @@ def test_training_is_bit_identical_with_the_callback(tmp_path, workers, validate
     assert len({page["weights"] for page in alone}) > 3
 
 
-@pytest.mark.parametrize("score_dtype", ["float32", "bfloat16"])
-def test_scoring_the_explanations_leaves_training_alone(tmp_path, score_dtype):
+@pytest.mark.parametrize(("score_dtype", "strata"), [("float32", "correctness"), ("bfloat16", "class_accuracy")])
+def test_scoring_the_explanations_leaves_training_alone(tmp_path, score_dtype, strata):
     method = DecomCAM(n_components=3, score_dtype=score_dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`score_dtype='bfloat16'` is slower")
-        watched = train(tmp_path / "watched", callback(method=method, metrics="default"))
+        watched = train(tmp_path / "watched", callback(method=method, metrics="default", strata=strata))
     assert_same(watched, train(tmp_path / "alone"))
 
 

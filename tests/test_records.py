@@ -233,7 +233,7 @@ def test_records_after_the_step_a_run_resumes_from_are_set_aside(record, tmp_pat
 def test_a_run_file_that_cannot_be_read_is_said(tmp_path, text):
     opened(tmp_path)
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(RunDirectoryError, match="run.json to name a run"):
+    with pytest.raises(RunDirectoryError, match=r"run\.json to name a run"):
         RunDirectory(tmp_path).owner()
 
 

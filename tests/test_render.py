@@ -82,7 +82,9 @@ def grid(n=2, k=3, side=24, captions=None, **arguments):
     ossms = torch.rand(n, k, 4, 4, generator=generator)
     texts = {
         "row_captions": [f"row {row}" for row in range(n)],
-        "ossm_captions": [[f"+0.{rank}" for rank in range(1, k + 1)] for _ in range(n)] if captions is None else captions,
+        "ossm_captions": [[f"+0.{rank}" for rank in range(1, k + 1)] for _ in range(n)]
+        if captions is None
+        else captions,
         "title": "a title",
     }
     return images, ossms, ossm_grid(images, ossms.sum(dim=1), ossms, **(texts | arguments))
@@ -94,7 +96,9 @@ def tile_of(picture, row, column, tile=TILE):
     return picture.crop((left, top, left + tile, top + tile))
 
 
-@pytest.mark.parametrize(("n", "k", "side", "tile"), [(1, 1, 24, 96), (2, 3, 96, 96), (3, 2, 128, 128), (1, 2, 224, 160)])
+@pytest.mark.parametrize(
+    ("n", "k", "side", "tile"), [(1, 1, 24, 96), (2, 3, 96, 96), (3, 2, 128, 128), (1, 2, 224, 160)]
+)
 def test_the_grid_has_a_row_per_image_and_a_column_per_map(n, k, side, tile):
     _, _, picture = grid(n, k, side)
     assert picture.mode == "RGB"

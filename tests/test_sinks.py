@@ -77,9 +77,10 @@ def test_wandb_has_the_files_that_its_rows_speak_of(tmp_path):
         assert entry["_type"] == "images/separated"
         assert entry["count"] == 1
         (name,) = entry["filenames"]
-        with Image.open(run.media[name]) as logged, Image.open(
-            observer.directory.path / "pictures" / f"{record.stem}.jpg"
-        ) as kept:
+        with (
+            Image.open(run.media[name]) as logged,
+            Image.open(observer.directory.path / "pictures" / f"{record.stem}.jpg") as kept,
+        ):
             assert logged.format == "JPEG"
             assert logged.size == kept.size == (entry["width"], entry["height"])
             assert np.abs(np.asarray(logged, dtype=float) - np.asarray(kept, dtype=float)).mean() < 4

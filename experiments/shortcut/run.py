@@ -24,7 +24,6 @@ SCORES = (PRIMARY, "grad_cam_energy_on_critter", "average_gain", "less_energy_on
 def main() -> None:
     """Train the networks, score them, and answer the question that README.md names."""
     config, output = settings_of(FOLDER, __doc__ or "")
-    torch.set_num_threads(2)
     rows = [one_network(config, number) for number in range(config.networks)]
     write_csv(output / "results.csv", rows)
     write_csv(output / "answer.csv", answers(rows, config.n_bootstrap, config.seed))

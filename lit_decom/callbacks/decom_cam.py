@@ -215,7 +215,7 @@ class DecomCAMCallback(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.needs_class_accuracy and not trainer.sanity_checking and dataloader_idx == 0:
+        if self.needs_class_accuracy and not trainer.sanity_checking and self._due(trainer) and dataloader_idx == 0:
             with self._forgiving("count right and wrong answers"):
                 self._answers.count(pl_module, batch, self._reading["unpack"], self._observing["logits"])
 
@@ -232,10 +232,13 @@ class DecomCAMCallback(pl.Callback):
                 self._fire(trainer, pl_module, trainer.current_epoch, step)
             finally:
                 self.observer, self.probe = followed
-        elif (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+        elif self._due(trainer):
             self._fire(trainer, pl_module, trainer.current_epoch, step)
         else:
             Monitors(trainer, self.prefix).withdraw(set())
+
+    def _due(self, trainer: pl.Trainer) -> bool:
+        return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
     # ----- before the first step
 

@@ -64,18 +64,19 @@ def check_parameters(sweep: Sweep) -> Mapping[str, Any]:
     return composed
 
 
-def check_metrics(sweep: Sweep, composed: Mapping[str, Any]) -> None:
-    """Train on one batch in a directory that is thrown away, and look at what is logged.
+def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> tuple[set[str], dict[str, bool | None]]:
+    """Train on one batch in a directory that is thrown away.
 
     Args:
-        sweep: whose program is ``lit_decom fit``; otherwise nothing is looked at.
+        sweep: whose program is ``lit_decom fit``.
         composed: the configuration without parameters.
 
+    Returns:
+        The names of what is logged, and for each whether more is better, None where that is not known.
+
     Raises:
-        SweepError: if the trial fails, an objective is not logged, or its goal is against the metric's own.
+        SweepError: if the trial fails.
     """
-    if fit_words(sweep.command) is None:
-        return
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         point = covering_points(sweep.parameters)[0]
@@ -84,12 +85,28 @@ def check_metrics(sweep: Sweep, composed: Mapping[str, Any]) -> None:
         write_json(directory / "config.json", config)
         words = filled(sweep, config, directory / "config.json")
         code, _ = run_watched(words, directory, threads=1, ended_by=lambda: False, stopping=threading.Event())
-        log = tail(directory / "log.txt")
         if code:
+            log = tail(directory / "log.txt")
             raise SweepError(f"Expected a dry trial of one batch to run, but it ended with status {code}:\n{log}")
         logged = {name for line in read_lines(directory / METRICS_FILE) for name in line["values"]}
-        directions = (read_json(directory / FACTS_FILE) or {}).get("directions", {})
-    possible = logged | set(other_strata(logged, composed))
+        return logged, (read_json(directory / FACTS_FILE) or {}).get("directions", {})
+
+
+def check_objectives(
+    sweep: Sweep, composed: Mapping[str, Any], logged: set[str], directions: Mapping[str, bool | None]
+) -> None:
+    """Compare the objectives with what a trial logs.
+
+    Args:
+        sweep: whose objectives they are.
+        composed: the configuration without parameters.
+        logged: names of what a dry trial logged.
+        directions: whether more is better, by name.
+
+    Raises:
+        SweepError: if an objective is not logged, or its goal is against the metric's own.
+    """
+    possible = logged | other_strata(logged, composed)
     for objective in sweep.objectives:
         _refuse_silent(objective, possible)
         _refuse_contradicting(objective, _direction(objective.name, directions))

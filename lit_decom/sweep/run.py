@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from lit_decom.sweep.bayes import Bayes, open_study
-from lit_decom.sweep.check import check_metrics, check_parameters
+from lit_decom.sweep.check import check_objectives, check_parameters, dry_trial
 from lit_decom.sweep.errors import SweepError, tail
 from lit_decom.sweep.files import Lock, read_json, write_json
 from lit_decom.sweep.planned import plan, work_through
@@ -71,9 +71,13 @@ def run_sweep(order: Order, console: Console) -> Path:
     path = order.directory or Path("runs") / "sweeps" / sweep.name
     _refuse_other(path, sweep, order, backend)
     composed = check_parameters(sweep)
-    if order.check and not read_outcomes(path):
-        _say_of_check(sweep, console)
-        check_metrics(sweep, composed)
+    if fit_words(sweep.command) is None:
+        console.print(
+            "The program is not `lit-decom fit`: neither its parameters nor what it logs are checked beforehand."
+        )
+    elif order.check and not read_outcomes(path):
+        console.print("A dry trial of one batch shows what is logged.")
+        check_objectives(sweep, composed, *dry_trial(sweep, composed))
     _open(path, sweep, order, backend, composed)
     threads = max(1, (os.cpu_count() or 1) // order.jobs)
     workshop = Workshop(sweep, path, composed, threads)
@@ -170,15 +174,6 @@ def _open(path: Path, sweep: Sweep, order: Order, backend: str, composed: Mappin
         if not (path / _SWEEP_FILE).exists():
             write_json(path / "composed.json", composed)
             write_json(path / _SWEEP_FILE, _described(sweep, order, backend) | {"name": sweep.name})
-
-
-def _say_of_check(sweep: Sweep, console: Console) -> None:
-    if fit_words(sweep.command) is None:
-        console.print(
-            "The program is not `lit-decom fit`: neither its parameters nor what it logs are looked at beforehand."
-        )
-    else:
-        console.print("A dry trial of one batch shows what is logged.")
 
 
 def _in_parallel(jobs: int, work: Callable[[], None], workshop: Workshop) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.nn import functional as F
 
 from lit_decom import DecomCAM, DecomCAMCallback, Probe, capture, find_target_layer
+from lit_decom.callbacks.answers import Answers
 from lit_decom.evaluation import summary
 from tests.helpers.modules import Spots, Tiny, callback, fit, loader, probe, tiny, trainer
 
@@ -162,6 +163,21 @@ def test_mixed_precision_is_left_to_the_training(tmp_path):
     run = fit(tmp_path, callback(), module=module, precision="bf16-mixed")
     expected = expected_numbers(module)
     assert {key: run.callback_metrics[key].item() for key in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_classes_are_counted_in_the_validations_that_are_followed_by_a_firing(tmp_path, monkeypatch):
+    counted, count = [], Answers.count
+
+    def noting(answers, module, *rest):
+        counted.append(module.current_epoch)
+        count(answers, module, *rest)
+
+    monkeypatch.setattr(Answers, "count", noting)
+    observer = callback(every_n_epochs=2, metrics="default", strata="class_accuracy")
+    run = fit(tmp_path, observer, max_epochs=4)
+    # Two batches each: an answer of an earlier epoch would be counted as one of this network's.
+    assert counted == [1, 1, 3, 3]
+    assert run.callback_metrics["decomcam/errors"] == 0
 
 
 # ----- who sees it

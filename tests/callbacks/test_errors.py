@@ -29,8 +29,16 @@ from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader
         ({"chunk_size": 0}, ValueError, "Expected `chunk_size` to be at least 1, but got 0"),
         ({"n_drawn": -1}, ValueError, "Expected `n_drawn` to be at least 0, but got -1"),
         ({"probe": 0}, ValueError, "Expected `probe` to be at least 1, but got 0"),
-        ({"probe": torch.rand(2, 3, 8, 8)}, TypeError, "Expected `probe` to be a Probe, a number or None, but got Tensor"),
-        ({"target": "truth"}, ValueError, "'label', 'predicted', 'contrast', a class index or a callable, but got 'truth'"),
+        (
+            {"probe": torch.rand(2, 3, 8, 8)},
+            TypeError,
+            "Expected `probe` to be a Probe, a number or None, but got Tensor",
+        ),
+        (
+            {"target": "truth"},
+            ValueError,
+            "'label', 'predicted', 'contrast', a class index or a callable, but got 'truth'",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_at_once(arguments, kind, words):
@@ -80,9 +88,13 @@ def labelled(labels):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param({"target_layer": "layer4"}, "got 'layer4'. Known ones: first, first.0.*second", id="unknown layer"),
+        pytest.param(
+            {"target_layer": "layer4"}, "got 'layer4'. Known ones: first, first.0.*second", id="unknown layer"
+        ),
         pytest.param({"target_layer": "0"}, "'0' fits first.0, second.0", id="ambiguous layer"),
-        pytest.param({"target_layer": "head"}, r"'head' to return a feature grid.*returns \(1, 4\)", id="no feature grid"),
+        pytest.param(
+            {"target_layer": "head"}, r"'head' to return a feature grid.*returns \(1, 4\)", id="no feature grid"
+        ),
         pytest.param(
             {"method": DecomCAM(n_components=13)},
             r"`n_components` to be between 1 and 12 \(12 channels, 8 x 8 positions\), but got 13",
@@ -90,15 +102,21 @@ def labelled(labels):
         ),
         pytest.param({"probe": grey()}, r"images \(4, 1, 32, 32\) to go through Tiny", id="channels, layer named"),
         pytest.param(
-            {"probe": grey(), "target_layer": None}, r"images \(4, 1, 32, 32\) to go through Tiny", id="channels, layer sought"
+            {"probe": grey(), "target_layer": None},
+            r"images \(4, 1, 32, 32\) to go through Tiny",
+            id="channels, layer sought",
         ),
-        pytest.param({"probe": labelled([0, 4])}, "`labels` to be between 0 and 3, but got 0 to 4", id="label past the classes"),
+        pytest.param(
+            {"probe": labelled([0, 4])}, "`labels` to be between 0 and 3, but got 0 to 4", id="label past the classes"
+        ),
         pytest.param({"probe": labelled([4, 0])}, "`labels` to be between 0 and 3, but got 0 to 4", id="first label"),
         pytest.param({"probe": labelled([0, -1])}, "`labels`.*-1", id="negative label"),
         pytest.param({"probe": labelled([-1, 0]), "target": "predicted"}, "`labels`.*-1", id="unused label"),
         pytest.param({"target": 4}, "between 0 and 3, but got 4", id="target past the classes"),
         pytest.param(
-            {"method": DecomCAM(n_components=3, integration="notebook")}, "mean and std of the images", id="preset without mean"
+            {"method": DecomCAM(n_components=3, integration="notebook")},
+            "mean and std of the images",
+            id="preset without mean",
         ),
     ],
 )
@@ -112,7 +130,7 @@ def test_what_cannot_work_fails_before_the_first_step(tmp_path, arguments, words
 
 def test_an_output_without_logits_fails_before_the_first_step_and_can_be_read(tmp_path):
     watch = Watch()
-    with pytest.raises((MisconfigurationException, ValueError), match="return logits .*got dict. Pass `logits=`"):
+    with pytest.raises((MisconfigurationException, ValueError), match=r"return logits .*got dict\. Pass `logits=`"):
         fit(tmp_path, watch, callback(), module=tiny(Unreadable))
     assert not watch.stepped
     run = fit(tmp_path, callback(logits=lambda output: output["scores"]), module=tiny(Unreadable))

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -21,7 +22,7 @@ from tests.helpers.modules import CLASSES, Spots, Stream, Tiny, callback, fit, l
 
 
 def rows_of(run: pl.Trainer) -> list[dict[str, str]]:
-    with open(f"{run.logger.log_dir}/metrics.csv") as file:
+    with Path(run.logger.log_dir, "metrics.csv").open() as file:
         return [row for row in csv.DictReader(file) if row["decomcam/errors"]]
 
 
@@ -49,7 +50,9 @@ class TwoOptimizers(Tiny):
         pytest.param(Tiny, {"validate": False}, [3, 7, 11], id="no validation"),
         pytest.param(Tiny, {"val_check_interval": 0.5}, [1, 3, 5, 7, 9, 11], id="twice an epoch"),
         pytest.param(Tiny, {"accumulate_grad_batches": 2}, [1, 3, 5], id="accumulation"),
-        pytest.param(Tiny, {"accumulate_grad_batches": 2, "validate": False}, [1, 3, 5], id="accumulation, no validation"),
+        pytest.param(
+            Tiny, {"accumulate_grad_batches": 2, "validate": False}, [1, 3, 5], id="accumulation, no validation"
+        ),
         pytest.param(TwoOptimizers, {}, [3, 7, 11], id="two optimizers"),
         pytest.param(TwoOptimizers, {"validate": False}, [3, 7, 11], id="two optimizers, no validation"),
     ],
@@ -91,7 +94,9 @@ def test_the_probe_comes_from_the_validation_data_in_turns_of_classes(tmp_path):
 def test_the_probe_comes_from_the_training_data_where_there_is_no_validation(tmp_path):
     observer = callback(probe=4)
     fit(tmp_path, observer, validate=False)
-    assert all(torch.equal(observer.probe.images[row], Spots().images[int(observer.probe.ids[row])]) for row in range(4))
+    assert all(
+        torch.equal(observer.probe.images[row], Spots().images[int(observer.probe.ids[row])]) for row in range(4)
+    )
 
 
 def test_the_probe_is_no_larger_than_the_data(tmp_path):
@@ -203,6 +208,20 @@ def test_a_datamodule_tells_class_names_mean_and_std(tmp_path):
     assert probe.class_names == Module.class_names
     assert probe.mean.tolist() == list(Module.mean)
     assert probe.std.tolist() == list(Module.std)
+
+
+class Scaling(Module):
+    """A datamodule whose own hook has the last word on the batch."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0] * 0.5, batch[1]
+
+
+def test_batch_transfer_hooks_of_a_datamodule_are_applied(tmp_path):
+    torch.manual_seed(0)
+    probe = found_probe(tmp_path, data=Scaling())
+    stored = {round(image.sum().item() * 0.5, 2) for image in Spots(8, seed=2).images}
+    assert {round(image.sum().item(), 2) for image in probe.images} <= stored
 
 
 def test_names_of_the_network_are_not_taken_for_facts_about_the_data(tmp_path):

@@ -15,7 +15,15 @@ def part(root, observer, max_epochs, ckpt_path=None, **arguments):
     module = tiny()
     # A checkpoint holds no random state, so that a resumed training drops out other units.
     module.drop.p = 0.0
-    fit(root, Keep(root / "checkpoints"), observer, module=module, max_epochs=max_epochs, ckpt_path=ckpt_path, **arguments)
+    fit(
+        root,
+        Keep(root / "checkpoints"),
+        observer,
+        module=module,
+        max_epochs=max_epochs,
+        ckpt_path=ckpt_path,
+        **arguments,
+    )
     return root / "checkpoints" / f"epoch={max_epochs - 1}.ckpt"
 
 

@@ -177,7 +177,9 @@ def trainer(root: Path, *callbacks: pl.Callback, **arguments: Any) -> pl.Trainer
         return pl.Trainer(callbacks=list(callbacks), **(given | arguments))
 
 
-def fit(root: Path, *callbacks: pl.Callback, module: Tiny | None = None, validate: bool = True, **arguments: Any) -> pl.Trainer:
+def fit(
+    root: Path, *callbacks: pl.Callback, module: Tiny | None = None, validate: bool = True, **arguments: Any
+) -> pl.Trainer:
     """Train a `Tiny` on four batches an epoch, with the callbacks."""
     ckpt_path = arguments.pop("ckpt_path", None)
     run = trainer(root, *callbacks, **(arguments if validate else arguments | {"limit_val_batches": 0}))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lit_decom.sweep import SweepError
-from lit_decom.sweep.check import check_metrics, check_parameters, other_strata
+from lit_decom.sweep.check import check_objectives, check_parameters, other_strata
 from lit_decom.sweep.errors import near
 from lit_decom.sweep.program import at, filled, fit_words, told, untold
 
@@ -138,7 +138,6 @@ def test_checking_leaves_the_random_state_alone():
 
 def test_another_program_is_not_looked_at():
     assert check_parameters(spec_of()) == {}
-    check_metrics(spec_of(metric={"name": "anything", "goal": "minimize"}), {})
 
 
 def test_strata_that_are_empty_in_one_batch_are_known_to_come():
@@ -146,3 +145,53 @@ def test_strata_that_are_empty_in_one_batch_are_known_to_come():
     assert {"decomcam/gini/correct", "decomcam/gini/fixed_incorrect", "decomcam/gini/correct/random_map"} <= found
     assert not any(key.startswith(("decomcam/seconds", "val")) for key in found)
     assert other_strata(["decomcam/gini/all"], {"callback": {"strata": "class_accuracy"}}) == set()
+
+
+LOGGED = {"val/acc", "val/loss", SCORE, "decomcam/average_drop/all", "decomcam/seconds"}
+DIRECTIONS = {
+    "val/acc": True,
+    "val/loss": False,
+    SCORE: True,
+    "decomcam/average_drop/all": False,
+    "decomcam/seconds": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "goal"),
+    [
+        ("val/acc", "maximize"),
+        ("val/loss", "minimize"),
+        ("decomcam/energy_pointing_game/correct", "maximize"),
+        ("decomcam/average_drop/incorrect", "minimize"),
+        ("decomcam/seconds", "minimize"),
+        ("decomcam/seconds", "maximize"),
+    ],
+)
+def test_objectives_that_are_logged_pass(name, goal):
+    check_objectives(fit_sweep(metric={"name": name, "goal": goal}), {}, LOGGED, DIRECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "goal", "told"),
+    [
+        ("val/accuracy", "maximize", "nothing logs `val/accuracy`. Did you mean `val/acc`"),
+        ("decomcam/energy_pointing_gam/all", "maximize", f"Did you mean `{SCORE}`"),
+        ("decomcam/seconds/correct", "minimize", "nothing logs"),
+        ("zzz", "maximize", "Logged are decomcam/average_drop/all"),
+        ("val/acc", "minimize", "`val/acc` to be maximize, since more is better, but got minimize"),
+        ("val/loss", "maximize", "since less is better"),
+        ("decomcam/average_drop/correct", "maximize", "to be minimize"),
+        ("decomcam/energy_pointing_game/correct", "minimize", "to be maximize"),
+    ],
+)
+def test_objectives_that_cannot_be_meant_are_refused(name, goal, told):
+    with pytest.raises(SweepError) as raised:
+        check_objectives(fit_sweep(metric={"name": name, "goal": goal}), {}, LOGGED, DIRECTIONS)
+    assert told in str(raised.value)
+
+
+def test_every_objective_is_checked():
+    described = {"type": "cloud", "lit_decom": {"metrics": [{"name": "val/loss", "goal": "maximize"}]}}
+    with pytest.raises(SweepError, match="val/loss"):
+        check_objectives(fit_sweep(controller=described), {}, LOGGED, DIRECTIONS)
