@@ -32,7 +32,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-images", type=int, default=2048, help="images that the network learns from beforehand")
     parser.add_argument("--firings", type=int, default=100, help="of which the memory growth is measured")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's)")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: less disturbed by other processes")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: less disturbed by other processes"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-peers", action="store_true", help="leave out other packages")
     parser.add_argument("--quick", action="store_true", help="less than a minute: a small network, a rough answer")

@@ -48,7 +48,13 @@ class Task:
         subject = self.subject
         half = torch.full((3,), 0.5, device=subject.images.device)
         return capture(
-            subject.model, subject.layer, subject.images, subject.targets, mean=half, std=half / 2, chunk_size=self.chunk
+            subject.model,
+            subject.layer,
+            subject.images,
+            subject.targets,
+            mean=half,
+            std=half / 2,
+            chunk_size=self.chunk,
         )
 
     def method(self, dtype: ScoreDtype = "float32") -> DecomCAM:

@@ -9,7 +9,11 @@ from torch import Tensor
 from .subject import Subject
 from .timing import Contestant
 
-GRAD_CAM, SCORE_CAM, ABLATION_CAM = "pytorch-grad-cam GradCAM", "pytorch-grad-cam ScoreCAM", "pytorch-grad-cam AblationCAM"
+GRAD_CAM, SCORE_CAM, ABLATION_CAM = (
+    "pytorch-grad-cam GradCAM",
+    "pytorch-grad-cam ScoreCAM",
+    "pytorch-grad-cam AblationCAM",
+)
 TORCHCAM = "torchcam GradCAM"
 
 

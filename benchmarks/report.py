@@ -79,9 +79,7 @@ def _peer_rows(task: Task, timings: Timings) -> Iterator[Row]:
     name, size = task.subject.name, task.subject.size
     if peers.GRAD_CAM in timings:
         yield _ratio(timings, OURS["bfloat16"], peers.GRAD_CAM, goals.at_224(goals.GRAD_CAM, name, size))
-        yield _ratio(
-            timings, CHEAP_METHODS, peers.GRAD_CAM, goals.CHEAP_METHODS, f"{len(cheap_methods())} methods"
-        )
+        yield _ratio(timings, CHEAP_METHODS, peers.GRAD_CAM, goals.CHEAP_METHODS, f"{len(cheap_methods())} methods")
     if peers.TORCHCAM in timings:
         yield _ratio(timings, OURS["bfloat16"], peers.TORCHCAM, None)
     for slow in (peers.SCORE_CAM, peers.ABLATION_CAM):

@@ -20,8 +20,9 @@ FLOORS = (
     {"evaluation", "shared", "data", "tasks", "sinks", "tables", "report", "dashboard"},
     {"observer"},
     {"callbacks"},
-    {"cli"},
+    {"fitting"},
     {"sweep"},
+    {"cli"},
     {"__main__"},
 )
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -171,11 +171,8 @@ def parse(words: list[str]) -> dict[str, Any]:
     Raises:
         SweepError: with the parser's own message.
     """
-    # the command line imports this package in turn
-    import lightning.pytorch as pl
-    from jsonargparse import set_parsing_settings
-
-    from lit_decom.cli import LitDecomCLI
+    # Lightning takes seconds to import, and other programs than ours need none of it.
+    from lit_decom.fitting import LitDecomCLI, cli_settings
 
     class Composed(Exception):  # noqa: N818 -- not an error: the way out before anything is made
         pass
@@ -185,18 +182,12 @@ def parse(words: list[str]) -> dict[str, Any]:
         def parse_arguments(self, parser: Any, args: Any) -> None:
             raise Composed(parser.parse_args(args))
 
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             Composer(
-                pl.LightningModule,
-                pl.LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                auto_configure_optimizers=False,
+                **cli_settings("lit-decom"),
                 save_config_callback=None,
-                parser_kwargs={"parser_mode": "omegaconf+", "prog": "lit-decom"},
                 args=["fit", *words],
             )
     except Composed as composed:

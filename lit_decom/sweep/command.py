@@ -13,6 +13,15 @@ from lit_decom.sweep.run import Order, run_sweep
 from lit_decom.sweep.show import read_kept, show_sweep
 from lit_decom.sweep.spec import read_sweep
 
+_EPILOG = """\
+The same command goes on with a sweep that was killed: at most the trials that were running are run again. Started
+twice on one directory, it works on the same trials from both sides. Several machines share a sweep either by a --dir
+that they all see, or, with optuna, by a --storage that they all reach, such as postgresql://user@host/name, each with
+a --dir of its own; `lit-decom sweep show DIR --storage ...` then shows the trials of all of them.
+A trial is told its directory in the environment variable LIT_DECOM_TRIAL. A program other than `lit-decom fit` writes
+there, to metrics.jsonl, one line like {"epoch": 0, "values": {"val/acc": 0.9}} after each validation.
+"""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run ``lit-decom sweep``.
@@ -59,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
         "lit-decom sweep", description="Many trainings of one command, and the choice among them."
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    run = actions.add_parser("run", help="run the trials of a sweep's file, or go on with them")
+    run = actions.add_parser(
+        "run",
+        help="run the trials of a sweep's file, or go on with them",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     run.add_argument("file", type=Path, help="in W&B's sweep format")
     run.add_argument(
         "--backend", choices=("optuna", "grid", "random", "wandb"),

@@ -60,7 +60,7 @@ SCRIPT = """
         if isinstance(entry, torch.nn.BatchNorm2d):
             # Weights and buffers stay what they are, so that one process and two look at the same network.
             entry.momentum = 0.0
-    observer = callback(probe=7, metrics="default", strict=False, batch_size=2)
+    observer = callback(probe=11, metrics="default", strict=False, batch_size=2)
     pages = Epochs()
     best = ModelCheckpoint(root / "checkpoints", monitor="decomcam/score_gain/rank_01", mode="max")
     strategy = "auto"
@@ -73,7 +73,7 @@ SCRIPT = """
     if faults:
         run.callbacks.remove(faults[0])
         run.callbacks.insert(run.callbacks.index(observer) + 1, faults[0])
-    run.fit(module, loader(), loader(Spots(8, seed=2)))
+    run.fit(module, loader(), loader(Spots(16, seed=2)))
     found = {
         "pages": pages.pages,
         "best": best.best_model_score.item(),
@@ -109,7 +109,7 @@ def test_two_processes_find_what_one_finds_and_survive_each_others_errors(tmp_pa
     assert first["pages"] == second["pages"]
     assert first["best"] == second["best"]
     assert without_time(first["pages"][0]) == pytest.approx(without_time(alone["pages"][0]), rel=1e-5, abs=1e-6)
-    assert first["explained"] == second["explained"] == 7
+    assert first["explained"] == second["explained"] == 11
     assert [page["decomcam/errors"] for page in first["pages"]] == [0, 1, 2]
     # Nobody could explain the probe in epoch 1; in epoch 2 it was explained, but not written.
     assert not any(key.startswith("decomcam/explained_energy") for key in first["pages"][1])

@@ -43,7 +43,7 @@ SWEEP = {
     "program": "lit_decom",
     "method": "grid",
     "metric": {"name": SCORE, "goal": "maximize"},
-    "controller": {"type": "cloud", "lit_decom": {"metrics": [{"name": "val/acc", "goal": "maximize"}], "summary": "best"}},
+    "controller": {"type": "cloud", "lit_decom": {"metrics": [{"name": "val/acc", "goal": "maximize"}]}},
     "parameters": {LR: {"values": [0.001, 0.02]}, "trainer.logger.init_args.offline": {"value": False}},
     "command": [
         "${env}", "python", "-m", "lit_decom", "fit", "--config", str(ROOT / "configs" / "quickstart.yaml"),
@@ -124,7 +124,7 @@ def test_a_trial_that_cannot_run_is_refused_with_the_end_of_its_log(folder, monk
     width = {"parameters": {"widht": {"values": [4, 8]}}}
     sweep = read_raw(SWEEP | {"parameters": {"model.init_args.model_args": width}}, "small")
     composed = check_parameters(sweep)
-    with pytest.raises(SweepError, match="(?s)dry trial.*widht"):
+    with pytest.raises(SweepError, match=r"(?s)dry trial.*widht"):
         dry_trial(sweep, composed)
 
 

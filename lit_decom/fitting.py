@@ -1,0 +1,133 @@
+"""LightningCLI with DecomCAMCallback attached: what ``fit``, ``validate``, ``test`` and ``replay`` parse and run."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+from typing_extensions import override
+
+import lit_decom.data
+import lit_decom.tasks  # noqa: F401 -- classes that have been imported can be named without their module
+from lit_decom.callbacks import DecomCAMCallback, ReplayCallback
+from lit_decom.tables import score_table
+
+_DESCRIPTION = (
+    "Train with explanations at every epoch (fit, validate, test), and look at runs afterwards: "
+    "report RUN_DIR [RUN_DIR], replay CKPT_DIR --config FILE, dashboard ENTITY/PROJECT, sweep run FILE, sweep show DIR."
+)
+_WIDE = 200
+
+
+class KeepConfig(SaveConfigCallback):
+    """Keep the composed configuration beside the run's records, where no other run overwrites it."""
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The run has no directory yet."""
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in callbacks_of(trainer):
+            if not self.already_saved and callback.directory is not None:
+                path = callback.directory.path / "config.yaml"
+                self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
+                self.already_saved = True
+
+
+class LitDecomCLI(LightningCLI):
+    """LightningCLI over any LightningModule and LightningDataModule, with the callback as the group ``callback``."""
+
+    callback_class: type[DecomCAMCallback] = DecomCAMCallback
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(self.callback_class, "callback")
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        known = LightningCLI.subcommands()
+        return {name: known[name] for name in ("fit", "validate", "test")}
+
+    def after_fit(self) -> None:
+        """Say where the run, its pictures and its W&B files are."""
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            Console().print(_outcome(self.trainer))
+
+    def after_validate(self) -> None:
+        """Print the scores with their intervals."""
+        _print_scores(self.trainer)
+
+    def after_test(self) -> None:
+        """Print the scores with their intervals."""
+        _print_scores(self.trainer)
+
+
+class ReplayCLI(LitDecomCLI):
+    """The same without subcommands, for a callback that is led through checkpoints."""
+
+    callback_class = ReplayCallback
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        # They stand in the configuration that a run leaves behind; here, every checkpoint has its turn.
+        for name in ("--ckpt_path", "--weights_only"):
+            parser.add_argument(name, default=None)
+
+
+def cli_settings(prog: str) -> dict[str, Any]:
+    """What every :class:`LitDecomCLI` is made with, but for what it saves."""
+    # Without it, interpolations that start at the root of a file do not resolve under a subcommand.
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return {
+        "model_class": pl.LightningModule,
+        "datamodule_class": pl.LightningDataModule,
+        "subclass_mode_model": True,
+        "subclass_mode_data": True,
+        "auto_configure_optimizers": False,
+        "parser_kwargs": {"parser_mode": "omegaconf+", "prog": prog, "description": _DESCRIPTION},
+    }
+
+
+def callbacks_of(trainer: pl.Trainer) -> list[DecomCAMCallback]:
+    """Ours among the Trainer's callbacks."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, DecomCAMCallback)]  # type: ignore[attr-defined]
+
+
+def _print_scores(trainer: pl.Trainer) -> None:
+    for callback in callbacks_of(trainer):
+        board = callback.observer.scoreboard
+        if board is not None:
+            scores = board.scores(intervals=True)
+            if trainer.is_global_zero:
+                # A table in a file or a pipe has no screen to fit on.
+                console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+                console.print(score_table(scores, caption=repr(callback.observer.method)))
+
+
+def _outcome(trainer: pl.Trainer) -> Table:
+    table = Table(title="Where things are", show_header=False, title_justify="left", box=None)
+    for callback in callbacks_of(trainer):
+        if callback.directory is not None:
+            path = callback.directory.path
+            table.add_row("run", str(path.parent))
+            table.add_row("records", str(path))
+            table.add_row("pictures", str(path / "pictures"))
+            if callback.report_path is not None:
+                table.add_row("report", str(callback.report_path))
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            files = Path(logger.experiment.dir).parent
+            table.add_row("W&B files", str(files))
+            table.add_row("", f"look at them with `wandb leet`, upload them with `wandb sync {files}`")
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        table.add_row("best checkpoint", best)
+    return table

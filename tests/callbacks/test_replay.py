@@ -1,0 +1,97 @@
+"""Replay of checkpoints gives the records that the live callback gave."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from helpers.modules import Spots, Tiny
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+from lit_decom import DecomCAM, DecomCAMCallback
+from lit_decom.callbacks import ReplayCallback
+from lit_decom.records import RunDirectory
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+SETTINGS = {"probe": 8, "target_layer": "second", "n_drawn": 0, "shared_components": 2, "strict": True}
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Spots(16), batch_size=4)
+
+    def val_dataloader(self):
+        return DataLoader(Spots(16, seed=1), batch_size=4)
+
+
+def live(tmp_path, **trainer):
+    pl.seed_everything(0, verbose=False)
+    callback = DecomCAMCallback(DecomCAM(n_components=3), **SETTINGS, dirpath=tmp_path / "live")
+    keep = ModelCheckpoint(tmp_path / "kept", save_top_k=-1, filename="{epoch}-{step}", save_weights_only=False)
+    pl.Trainer(**QUIET | trainer, max_epochs=3, default_root_dir=tmp_path, callbacks=[callback, keep]).fit(
+        Tiny(), Data()
+    )
+    return list(RunDirectory(tmp_path / "live").records())
+
+
+def replayed(tmp_path, folder="kept"):
+    callback = ReplayCallback(DecomCAM(n_components=3), **SETTINGS)
+    trainer = pl.Trainer(**QUIET, default_root_dir=tmp_path, callbacks=[callback], limit_val_batches=1)
+    return list(RunDirectory(callback.replay(trainer, Tiny(), Data(), tmp_path / folder)).records())
+
+
+def assert_the_same(first, second):
+    for name, value in vars(first).items():
+        other = getattr(second, name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value.nan_to_num(-7), other.nan_to_num(-7)), name
+        elif name == "numbers":
+            assert {**value, "seconds": 0} == {**other, "seconds": 0}
+        elif name != "settings":
+            assert value == other, name
+
+
+def test_replay_equals_live_bit_for_bit(tmp_path):
+    records = live(tmp_path)
+    again = replayed(tmp_path)
+    assert len(records) == len(again) == 3
+    for first, second in zip(records, again, strict=True):
+        assert_the_same(first, second)
+
+
+def test_replay_of_checkpoints_within_epochs_finds_their_steps(tmp_path):
+    records = live(tmp_path, val_check_interval=0.5)
+    again = {record.step: record for record in replayed(tmp_path)}
+    assert again.keys() <= {record.step for record in records}
+    last = records[-1]
+    assert torch.equal(last.logits, again[last.step].logits)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"not a checkpoint", "to be a checkpoint"), (None, "to hold checkpoints")],
+    ids=["broken", "none"],
+)
+def test_a_folder_that_cannot_be_replayed_is_named(content, told, tmp_path):
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    if content is not None:
+        (folder / "epoch=0.ckpt").write_bytes(content)
+    with pytest.raises(MisconfigurationException, match=told):
+        replayed(tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    live(tmp_path)
+    for path in (tmp_path / "kept").iterdir():
+        checkpoint = torch.load(path)
+        checkpoint["state_dict"].pop("head.weight")
+        torch.save(checkpoint, path)
+    with pytest.raises(MisconfigurationException, match="to fit the model"):
+        replayed(tmp_path)

@@ -1,0 +1,184 @@
+"""What is shown of a sweep whose outcomes are planted."""
+
+import csv
+import io
+import sys
+
+import pytest
+import yaml
+from rich.console import Console
+
+from lit_decom.sweep import SweepError
+from lit_decom.sweep.bayes import load_optuna, pruner_of
+from lit_decom.sweep.command import main
+from lit_decom.sweep.drawing import short_names, value_text
+from lit_decom.sweep.files import write_json
+from lit_decom.sweep.show import read_kept, show_sweep
+from lit_decom.sweep.trials import Outcome, Reading, read_outcomes
+
+from .tiny import sweep_of
+
+OURS = {"metrics": [{"name": "acc", "goal": "maximize"}], "summary": "last"}
+
+
+def plant(path, *outcomes, **changed):
+    content = sweep_of(controller={"type": "cloud", "lit_decom": OURS}, **changed)
+    write_json_into(path / "sweep.json", {"sweep": content, "name": "planted", "backend": "grid", "seed": 0})
+    write_json_into(path / "composed.json", {})
+    for outcome in outcomes:
+        place = path / "trials" / str(outcome.number)
+        place.mkdir(parents=True)
+        outcome.save(place / "result.json")
+
+
+def write_json_into(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+
+
+def trial(number, score, acc, half=0.05, state="complete"):
+    readings = {
+        "score": Reading(score, score + 0.1, 1, score, 3, (score - half, score + half) if half else None, 64),
+        "acc": Reading(acc, acc, 3, acc, 3, (acc - 0.01, acc + 0.01), 400),
+    }
+    return Outcome(number, state, {"x": number / 10}, readings, 3, 1.5, f"/somewhere/{number}/last.ckpt")
+
+
+def shown(path, eps=0.02):
+    said = io.StringIO()
+    choice = show_sweep(read_kept(path), eps, Console(width=200, file=said))
+    return choice, said.getvalue()
+
+
+def test_the_choice_its_checkpoint_its_ties_and_what_is_too_close_are_named(tmp_path):
+    plant(
+        tmp_path,
+        trial(0, 0.90, 0.70),
+        trial(1, 0.60, 0.90),
+        trial(2, 0.58, 0.905),
+        trial(3, 0.30, 0.91),
+        trial(4, 0.59, 0.88),
+        trial(5, 0.99, 0.99, state="pruned"),
+        Outcome(6, "failed", {"x": 0.6}, reason="exit status 1"),
+    )
+    choice, said = shown(tmp_path)
+    assert choice.chosen.number == 1
+    assert "7 trials: 5 complete, 1 pruned, 1 failed. Values are those of the last validation" in said
+    assert "Chosen: trial 1 (epoch 3), by the rule: best score with acc within 0.02 of the best." in said
+    assert "/somewhere/1/last.ckpt" in said
+    assert "Tied with it: trial 2." in said
+    assert "Too close to say (95 %) whether within 0.02 or not: trials 1, 4;" in said
+    assert "Pareto front: trials 0, 1, 2, 3." in said
+    assert "0.6000 [0.550, 0.650] n=64" in said
+
+
+def test_what_is_written_reads_back(tmp_path):
+    plant(tmp_path, trial(0, 0.9, 0.7), trial(1, 0.6, 0.9))
+    shown(tmp_path)
+    assert yaml.safe_load((tmp_path / "chosen.yaml").read_text()) == {"x": 0.1}
+    assert (tmp_path / "chosen.yaml").read_text().startswith("# Trial 1 of the sweep planted: score = 0.6, acc = 0.9")
+    rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
+    assert [row["chosen"] for row in rows] == ["False", "True"]
+    assert (rows[1]["score:value"], rows[1]["score:best"], rows[1]["acc:interval_low"]) == ("0.6", "0.7", "0.89")
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "sweep.html").read_text()
+    assert "score: best, last" in page
+    assert "0.7, 0.6" in page
+
+
+def test_a_page_shows_names_as_text(tmp_path):
+    nasty = "<script>alert(1)</script>"
+    outcome = trial(0, 0.9, 0.7)
+    plant(tmp_path, Outcome(**{**vars(outcome), "params": {"x": nasty}}))
+    shown(tmp_path)
+    page = (tmp_path / "sweep.html").read_text()
+    assert nasty not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_without_intervals_it_is_said_that_nothing_is_known(tmp_path):
+    plant(tmp_path, trial(0, 0.9, 0.9, half=0), trial(1, 0.6, 0.9, half=0))
+    _, said = shown(tmp_path)
+    assert "How sure its lead over trial 1 is, is not known: score has no intervals." in said
+    assert "Tied" not in said
+
+
+def test_one_objective_is_drawn_over_the_trials(tmp_path):
+    plant(tmp_path, trial(0, 0.9, 0.9), trial(1, 0.6, 0.9))
+    content = {"sweep": sweep_of(), "name": "planted", "backend": "grid", "seed": 0}
+    write_json(tmp_path / "sweep.json", content)
+    choice, said = shown(tmp_path)
+    assert choice.chosen.number == 0
+    assert "by the rule: best score." in said
+    assert "each differs by more than the uncertainty" in said
+    assert (tmp_path / "front.png").exists()
+
+
+def test_outcomes_come_back_as_they_were_kept(tmp_path):
+    kept = [trial(0, 0.9, 0.7), Outcome(11, "failed", {"x": None}, reason="exit status 1"), trial(2, 0.5, 0.5)]
+    plant(tmp_path, *kept)
+    assert read_outcomes(tmp_path) == [kept[0], kept[2], kept[1]]
+
+
+@pytest.mark.parametrize(
+    ("planted", "told"),
+    [
+        (None, "has no sweep.json"),
+        ([], "at least one finished trial"),
+        ([Outcome(0, "failed", {"x": 1}, reason="exit status 1")], "at least one complete trial.* 1 failed"),
+    ],
+)
+def test_what_cannot_be_shown_is_said(tmp_path, planted, told):
+    if planted is not None:
+        plant(tmp_path, *planted)
+    with pytest.raises(SystemExit, match=f"lit-decom sweep: .*{told}"):
+        main(["show", str(tmp_path)])
+
+
+def test_a_wrong_file_ends_the_command_with_what_is_wrong(tmp_path):
+    (tmp_path / "sweep.yaml").write_text("method: gird")
+    with pytest.raises(SystemExit, match=r"lit-decom sweep: .*parameters"):
+        main(["run", str(tmp_path / "sweep.yaml")])
+    with pytest.raises(SystemExit, match=r"lit-decom sweep: .*parameters"):
+        main(["run", str(tmp_path / "sweep.yaml"), "--backend", "wandb"])
+
+
+def test_names_are_shortened_to_what_tells_them_apart():
+    names = ["model.optimizer.lr", "model.head.lr", "data.size", "lr"]
+    assert short_names(names) == {
+        "model.optimizer.lr": "optimizer.lr",
+        "model.head.lr": "head.lr",
+        "data.size": "size",
+        "lr": "lr",
+    }
+    assert value_text(None) == "-"
+
+
+def test_without_optuna_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SweepError, match=r"pip install 'lit-decom\[sweep\]'"):
+        load_optuna()
+
+
+@pytest.mark.parametrize(
+    ("rule", "first"),
+    [
+        ({"type": "hyperband", "min_iter": 3}, 3),
+        ({"type": "hyperband", "max_iter": 27, "s": 2}, 3),
+        ({"type": "hyperband", "max_iter": 8, "s": 1, "eta": 2}, 4),
+    ],
+)
+def test_hyperband_looks_first_where_wandb_does(rule, first):
+    optuna = pytest.importorskip("optuna", reason="needs the extra `sweep`")
+    study = optuna.create_study(direction="maximize", pruner=pruner_of(rule))
+    for value in (9.0, 8.0, 7.0, 6.0):
+        trial = study.ask()
+        trial.report(value, first)
+        trial.should_prune()
+        study.tell(trial, value)
+    hopeless = study.ask()
+    for step in range(1, first):
+        hopeless.report(0.0, step)
+        assert not hopeless.should_prune()
+    hopeless.report(0.0, first)
+    assert hopeless.should_prune()
