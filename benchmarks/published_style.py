@@ -1,8 +1,8 @@
 """DecomCAM the way it is published: one image at a time, with general-purpose tools, and gradients kept of everything.
 
-Our own words for the steps of version 2.5, numbers and order of operations alike; it is what ``integration="v25"`` must be
-faster than, and agree with. That the masked forwards record a graph is our reading of where the published code spends its
-time.
+Our own words for the steps of version 2.5, numbers and order of operations alike; it is what ``integration="v25"``
+must be faster than, and agree with. That the masked forwards record a graph is our reading of where the published code
+spends its time.
 """
 
 from typing import Any

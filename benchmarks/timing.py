@@ -95,7 +95,7 @@ def _wait() -> None:
 
 
 def growth_per_run(run: Callable[[], Any], runs: int, warm_up: int) -> float | None:
-    """Growth of this process's resident memory, bytes per run; None where the system does not tell (only Linux does)."""
+    """Growth of this process's resident memory, bytes per run; None where the system does not tell, as Linux does."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return None

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 _STEP = "trainer/global_step"
@@ -89,13 +90,14 @@ def main(args: Sequence[str] | None = None) -> None:
         print(made.url)
 
 
-def _lines(title: str, prefix: str, pattern: str) -> Any:
-    import wandb_workspaces.reports.v2 as wr
+def _panels() -> Any:
+    # Its stubs and its contents differ.
+    return import_module("wandb_workspaces.reports.v2")
 
-    return wr.LinePlot(title=title, x=_STEP, metric_regex=f"^{prefix}/({pattern})$")
+
+def _lines(title: str, prefix: str, pattern: str) -> Any:
+    return _panels().LinePlot(title=title, x=_STEP, metric_regex=f"^{prefix}/({pattern})$")
 
 
 def _media(title: str, key: str) -> Any:
-    import wandb_workspaces.reports.v2 as wr
-
-    return wr.MediaBrowser(title=title, media_keys=[key], num_columns=1)
+    return _panels().MediaBrowser(title=title, media_keys=[key], num_columns=1)

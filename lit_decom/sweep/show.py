@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from rich.console import Console
 
 from lit_decom.sweep.bayes import open_study, shared_outcomes

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from lit_decom.sweep.errors import SweepError, near
 from lit_decom.sweep.space import Parameter, read_parameters, refuse_empty
