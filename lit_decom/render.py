@@ -52,11 +52,12 @@ def ossm_grid(
     row_captions: Sequence[str],
     ossm_captions: Sequence[Sequence[str]],
     title: str,
+    limits: Tensor | None = None,
 ) -> Image.Image:
     """Compose one picture: a row per image with the image, its integrated map and its OSSMs.
 
-    Every map is drawn to its own maximum, since the first component would leave the others dark; how much each one
-    counts stands in its caption.
+    Without ``limits`` every map is drawn to its own maximum, since the first component would leave the others dark; how
+    much each one counts stands in its caption.
 
     Args:
         images: ``(n, 3, H, W)`` in [0, 1].
@@ -65,6 +66,7 @@ def ossm_grid(
         row_captions: ``n`` texts under the images.
         ossm_captions: for each image ``K`` texts; an empty one leaves its tile blank.
         title: stands above.
+        limits: what counts as full heat in the integrated map and in the OSSMs of each image ``(n, 2)``.
 
     Returns:
         The picture.
@@ -79,7 +81,9 @@ def ossm_grid(
     for column, head in enumerate(heads):
         draw.text((_MARGIN + column * step_x, _TEXT_HEIGHT + _MARGIN), head, fill="#555555", font=_font(11))
     repeated = images[:, None].expand(-1, k + 1, -1, -1, -1).flatten(0, 1)
-    heats = overlay(repeated, torch.cat([cams[:, None], ossms], dim=1).flatten(0, 1)).view(n, k + 1, *images.shape[1:])
+    full = None if limits is None else torch.cat([limits[:, :1], limits[:, 1:].expand(-1, k)], dim=1).flatten()
+    heats = overlay(repeated, torch.cat([cams[:, None], ossms], dim=1).flatten(0, 1), full)
+    heats = heats.view(n, k + 1, *images.shape[1:])
     for row in range(n):
         top = 2 * _TEXT_HEIGHT + 2 * _MARGIN + row * step_y
         tiles = [images[row], *heats[row]]

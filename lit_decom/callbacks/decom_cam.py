@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 from typing_extensions import override
 
 from lit_decom.callbacks.answers import Answers
@@ -22,6 +23,7 @@ from lit_decom.callbacks.host import (
     run_directory,
     this_process,
 )
+from lit_decom.callbacks.pictures import peaks_of
 from lit_decom.callbacks.reporting import Reporter, class_gains
 from lit_decom.evaluation import TargetPolicy
 from lit_decom.evidence import ReadLogits
@@ -157,6 +159,7 @@ class DecomCAMCallback(pl.Callback):
         self._warned: set[tuple[str, type[Exception]]] = set()
         self._answers = Answers()
         self._described: set[str] = set()
+        self._peaks: Tensor | None = None
 
     @property
     def needs_class_accuracy(self) -> bool:
@@ -326,7 +329,9 @@ class DecomCAMCallback(pl.Callback):
             with self._forgiving("keep the record"):
                 record.save(directory.path)
         with self._forgiving("draw the OSSM grid"):
-            reporter.draw(record, _known(self.probe), directory)
+            peaks = peaks_of(record, self._peaks)
+            self._peaks = peaks if trainer.state.fn == "fit" else self._peaks
+            reporter.draw(record, _known(self.probe), directory, peaks)
         if trainer.state.fn == "fit":
             with self._forgiving("describe the values"):
                 reporter.describe(_known(self.probe), record.numbers, self.observer.directions, self._described)
@@ -361,6 +366,7 @@ class DecomCAMCallback(pl.Callback):
             "probe_digest": self.probe.digest,
             "probe_ids": list(self.probe.ids),
             "history": [dict(numbers) for numbers in self._history],
+            "peaks": self._peaks,
             "observer": self.observer.state_dict(),
         }
 
@@ -370,6 +376,7 @@ class DecomCAMCallback(pl.Callback):
             self._resumed = state_dict
             self._run_id = state_dict["run_id"]
             self._history = [dict(numbers) for numbers in state_dict["history"]]
+            self._peaks = state_dict["peaks"]
             self.observer.load_state_dict(state_dict["observer"])
 
 

@@ -2,15 +2,24 @@
 
 from collections.abc import Sequence
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from lit_decom.probe import Probe
 from lit_decom.records import EpochRecord, displayed
 from lit_decom.render import ossm_grid
 
 
-def grid_of(record: EpochRecord, probe: Probe, n_drawn: int) -> tuple[Image.Image, str]:
-    """Compose the OSSM grid of the first ``n_drawn`` images, and its caption."""
+def grid_of(record: EpochRecord, probe: Probe, n_drawn: int, limits: Tensor | None = None) -> tuple[Image.Image, str]:
+    """Compose the OSSM grid of the first ``n_drawn`` images, and its caption.
+
+    Args:
+        record: of the firing.
+        probe: what it explains.
+        n_drawn: how many of its images are drawn.
+        limits: full heat of each, as for :func:`lit_decom.render.ossm_grid`.
+    """
     rows = range(min(n_drawn, len(probe)))
     decomposition, shown = record.decomposition, probe.select(rows)
     gains, energy = decomposition.score_gains, decomposition.explained_energy
@@ -29,9 +38,17 @@ def grid_of(record: EpochRecord, probe: Probe, n_drawn: int) -> tuple[Image.Imag
         decomposition.ossms[: len(rows)],
         row_captions=[_row_caption(record, probe.class_names, row) for row in rows],
         ossm_captions=ossm_captions,
-        title=f"{caption}   (score gain, share of energy)",
+        title=f"{caption}   (score gain, share of energy; {'own scales' if limits is None else 'scale of the run'})",
+        limits=None if limits is None else limits[: len(rows)],
     )
     return picture, caption
+
+
+def peaks_of(record: EpochRecord, before: Tensor | None) -> Tensor:
+    """Largest value so far of each image's integrated map and of its OSSMs, ``(n, 2)``: one scale for all epochs."""
+    maps, ossms = record.decomposition.cam, record.decomposition.ossms
+    now = torch.stack([maps.amax(dim=(1, 2)), ossms.amax(dim=(1, 2, 3))], dim=1).nan_to_num()
+    return now if before is None else torch.maximum(now, before)
 
 
 def _row_caption(record: EpochRecord, names: Sequence[str] | None, row: int) -> str:

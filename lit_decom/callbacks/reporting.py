@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from lit_decom.callbacks.pictures import grid_of
 from lit_decom.probe import Probe
@@ -32,14 +33,20 @@ class Reporter:
     prefix: str
     n_drawn: int
 
-    def draw(self, record: EpochRecord, probe: Probe, directory: RunDirectory | None) -> None:
-        """Compose the OSSM grid, keep it in the run directory, and log it."""
+    def draw(self, record: EpochRecord, probe: Probe, directory: RunDirectory | None, peaks: Tensor) -> None:
+        """Compose the OSSM grid, keep it in the run directory, and log it; and again on one scale over the epochs."""
         if not self.n_drawn:
             return
         picture, caption = grid_of(record, probe, self.n_drawn)
         if directory is not None:
             directory.save_picture(picture, record)
-        self._to_all(lambda logger: log_images(logger, f"{self.prefix}/ossms", [picture], [caption], record.step))
+        alike, _ = grid_of(record, probe, self.n_drawn, peaks)
+
+        def send(logger: Logger) -> None:
+            log_images(logger, f"{self.prefix}/ossms", [picture], [caption], record.step)
+            log_images(logger, f"{self.prefix}/ossms_on_one_scale", [alike], [caption], record.step)
+
+        self._to_all(send)
 
     def describe(
         self, probe: Probe, numbers: Mapping[str, float], directions: Mapping[str, bool | None], described: set[str]

@@ -3,13 +3,14 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lit_decom import DecomCAM, capture
 from lit_decom.callbacks import pictures
-from lit_decom.callbacks.pictures import grid_of
+from lit_decom.callbacks.pictures import grid_of, peaks_of
 from lit_decom.callbacks.reporting import curves_of
 from lit_decom.records import EpochRecord
 from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
@@ -135,3 +136,13 @@ def test_nothing_is_drawn_where_nothing_shall_be(tmp_path):
     fit(tmp_path, observer)
     assert len(observer.directory.files()) == 1
     assert not (observer.directory.path / "pictures").exists()
+
+
+def test_on_one_scale_a_map_that_shrinks_gets_darker(record):
+    weaker = replace(record, singular_values=record.singular_values / 4)
+    peaks = peaks_of(record, None)
+    assert torch.equal(peaks_of(weaker, peaks), peaks), "what counts is the largest value so far"
+    bright, dark = (np.asarray(grid_of(one, probe(), 2, peaks)[0]).astype(float) for one in (record, weaker))
+    assert dark.mean() < bright.mean() - 1
+    own = [np.asarray(grid_of(one, probe(), 2)[0]) for one in (record, weaker)]
+    assert np.abs(own[0].astype(float) - own[1]).mean() < 1, "on its own scale it looks the same"
