@@ -2,10 +2,8 @@
 
 import hashlib
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,78 +16,17 @@ from lit_decom.functional.image import upsample
 from lit_decom.methods.base import CAM, METHODS
 from lit_decom.methods.decom_cam import Decomposition
 from lit_decom.metrics.base import PerImageMetric
-from lit_decom.metrics.complexity import EffectiveRank, Entropy, Gini, TopComponentShare
-from lit_decom.metrics.faithfulness import AverageDrop, AverageGain, AverageIncrease, Masking
-from lit_decom.metrics.localization import (
-    EnergyPointingGame,
-    MaskIoU,
-    PartCoverage,
-    PartPurity,
-    PointingGame,
-    RelevanceRank,
-)
-from lit_decom.metrics.stability import MapHistory, MapStability, SettledAt, TargetSwitchRate
+from lit_decom.metrics.faithfulness import Masking
+from lit_decom.metrics.stability import MapHistory
 from lit_decom.metrics.stratified import Strata, StratifiedWrapper
 from lit_decom.models.layers import TargetLayer
 from lit_decom.probe import Probe
+from lit_decom.scoring.choice import metric_key
+from lit_decom.scoring.score import Score
 
 CHANCE = ("random_map", "center_map", "random_basis")
 FIXED = "fixed_"
 _OWN = ""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number of a table.
-
-    Attributes:
-        metric: such as ``energy_pointing_game``.
-        stratum: such as ``all`` or ``correct``; with the prefix ``fixed_`` the images that were in it at the reference
-            epoch.
-        explanation: empty for DecomCAM, else a baseline such as ``grad_cam`` or ``random_map``.
-        value: NaN where no image is defined.
-        count: images in the stratum.
-        undefined: those among them on which the metric is undefined.
-        interval: bootstrap interval of 95 %, where asked for.
-        over: of a baseline, the bootstrap interval of what the explanation is better by, image by image, where asked
-            for; above 0 the explanation beats it.
-    """
-
-    metric: str
-    stratum: str
-    explanation: str
-    value: float
-    count: int
-    undefined: int
-    interval: tuple[float, float] | None = None
-    over: tuple[float, float] | None = None
-
-    @property
-    def key(self) -> str:
-        """As it is logged: ``<metric>/<stratum>``, and the baseline's name behind it."""
-        return "/".join(part for part in (self.metric, self.stratum, self.explanation) if part)
-
-
-def default_metrics(probe: Probe) -> list[PerImageMetric]:
-    """Choose the metrics for which the probe has what they need, and that cost one masked forward pass per image."""
-    chosen: list[PerImageMetric] = []
-    if probe.masks is not None:
-        chosen += [PointingGame(scale_to_image=True), EnergyPointingGame(), RelevanceRank(), MaskIoU()]
-    if probe.parts is not None:
-        chosen += [PartCoverage(), PartPurity()]
-    chosen += [Gini(), Entropy(), EffectiveRank(), TopComponentShare()]
-    chosen += [AverageDrop(), AverageIncrease(), AverageGain()]
-    return [*chosen, MapStability(), MapStability("first_correct"), TargetSwitchRate(), SettledAt()]
-
-
-def metric_key(metric: PerImageMetric) -> str:
-    """Name a metric in keys: its class in snake case, and the number of steps or the reference where it has one."""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(metric).__name__).lower()
-    name = name.replace("io_u", "iou")
-    steps = getattr(metric, "n_steps", None)
-    if isinstance(metric, MapStability) and metric.reference != "previous":
-        return f"{name}_{metric.reference}"
-    return name if steps is None else f"{name}_{steps}"
 
 
 class Scoreboard:
@@ -324,26 +261,6 @@ class Scoreboard:
 
     def _wrappers(self) -> Any:
         return (wrapper for wrappers in self._boards.values() for wrapper in wrappers.values())
-
-
-def numbers_of(scores: Sequence[Score]) -> dict[str, float]:
-    """Flatten scores to what is logged.
-
-    Returns:
-        By key the value; ``count/<stratum>``; ``<metric>/gap`` (correct less incorrect, where both are there); and
-        ``undefined/<metric>`` where a metric is undefined for some image. A stratum without a defined value is absent.
-    """
-    numbers: dict[str, float] = {}
-    values = {score.key: score.value for score in scores if score.value == score.value}
-    for score in scores:
-        if not score.explanation:
-            numbers[f"count/{score.stratum}"] = float(score.count)
-            if score.stratum == "all" and score.undefined:
-                numbers[f"undefined/{score.metric}"] = float(score.undefined)
-            both = (f"{score.metric}/correct", f"{score.metric}/incorrect")
-            if all(key in values for key in both):
-                numbers[f"{score.metric}/gap"] = values[both[0]] - values[both[1]]
-    return values | numbers
 
 
 def _scored(
