@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from lit_decom.methods import PRESETS
+
 from .contestants import Task, make_contestants
 from .peers import make_peers
 from .report import memory_row, result_rows, show, speed_rows, write
 from .subject import make_subject
 from .timing import growth_per_run, interleave
 
-_QUICK = {"model": "small_resnet", "size": 64, "batch": 4, "rounds": 3, "train_images": 512}
+_QUICK = {"model": "small_resnet", "size": 64, "batch": 4, "rounds": 3, "train_images": 1024}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,12 +26,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="resnet18", help="a torchvision classifier, or small_resnet")
     parser.add_argument("--layer", help="target layer (default: the one that find_target_layer finds)")
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
-    parser.add_argument("--batch", type=int, default=8, help="images explained at once")
+    parser.add_argument("--batch", type=int, default=16, help="images explained at once")
     parser.add_argument("-k", "--components", type=int, default=10)
-    parser.add_argument("--integration", default="v25", help="preset (v25: the one of the published style)")
+    parser.add_argument(
+        "--integration", choices=sorted(PRESETS), default="v25", help="preset (v25: the one of the published style)"
+    )
     parser.add_argument("--chunk", type=int, help="altered images per forward (default: the package's)")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--train-images", type=int, default=2048, help="images that the network learns from beforehand")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--train-images", type=int, default=4096, help="images that the network learns from beforehand")
     parser.add_argument("--firings", type=int, default=100, help="of which the memory growth is measured")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's)")
     parser.add_argument(

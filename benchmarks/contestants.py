@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from scipy.stats import spearmanr
@@ -12,6 +13,7 @@ from lit_decom import METHODS, Capture, DecomCAM, Decomposition, capture
 from lit_decom.evidence import ScoreDtype
 from lit_decom.functional.cam import channel_weights
 from lit_decom.functional.decomposition import decompose, select_channels
+from lit_decom.methods.presets import Integration
 
 from .floor import make_floor
 from .published_style import PublishedStyle
@@ -24,6 +26,7 @@ PUBLISHED = "published style, one at a time"
 DECOMPOSITION = "decomposition alone"
 TRAINING = "training step"
 CHEAP_METHODS = "gradient and eigen methods, one capture"
+_ONE_AT_A_TIME = 4  # images that show what one takes
 _PRECISIONS: tuple[ScoreDtype, ...] = ("float32", "bfloat16")
 
 
@@ -40,7 +43,7 @@ class Task:
 
     subject: Subject
     n_components: int
-    integration: str = "v25"
+    integration: Integration = "v25"
     chunk: int | None = None
 
     def capture(self) -> Capture:
@@ -75,14 +78,14 @@ def make_contestants(task: Task) -> dict[str, Contestant]:
     altered = int(task.explain().valid.sum()) + n
     runs: dict[str, Callable[[], object]] = {}
     for dtype in _PRECISIONS:
-        runs[OURS[dtype]] = lambda dtype=dtype: task.explain(dtype)
+        runs[OURS[dtype]] = partial(task.explain, dtype)
         runs[FLOOR[dtype]] = make_floor(subject, altered, evidence.chunk_size, dtype)
-    published = make_published(task)
-    runs[PUBLISHED] = lambda: published(subject.images, subject.targets)
     runs[DECOMPOSITION] = _decomposition(task, evidence)
     runs[TRAINING] = _training(subject)
-    runs[CHEAP_METHODS] = lambda: _cheap_methods(task)
-    return {name: Contestant(run, n) for name, run in runs.items()}
+    runs[CHEAP_METHODS] = partial(_cheap_methods, task)
+    few = min(n, _ONE_AT_A_TIME)
+    published = partial(make_published(task), subject.images[:few], subject.targets[:few])
+    return {name: Contestant(run, n) for name, run in runs.items()} | {PUBLISHED: Contestant(published, few)}
 
 
 def make_published(task: Task) -> PublishedStyle:

@@ -43,7 +43,7 @@ def make_floor(subject: Subject, further: int, chunk: int, dtype: ScoreDtype) ->
         left = further
         with torch.no_grad(), torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             while left > 0:
-                logits = scorer(ready[: min(left, chunk)])
+                logits: Tensor = scorer(ready[: min(left, chunk)])
                 left -= chunk
         return logits
 

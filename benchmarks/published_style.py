@@ -33,7 +33,7 @@ class PublishedStyle:
 
     def _keep(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
         self._activation = output.detach()
-        output.register_hook(self._keep_gradient)
+        output.register_hook(self._keep_gradient)  # type: ignore[no-untyped-call]
 
     def _keep_gradient(self, gradient: Tensor) -> None:
         self._gradient = gradient.detach()

@@ -96,5 +96,5 @@ def training_step(model: nn.Module, images: Tensor, targets: Tensor, optimizer: 
     """A step of training in float32."""
     loss = F.cross_entropy(model(images), targets)
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

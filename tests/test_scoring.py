@@ -1,0 +1,136 @@
+"""Scores against baselines and chance, on a network whose explanations are known on paper."""
+
+import io
+
+import pytest
+import torch
+from helpers.modules import CLASSES
+from rich.console import Console
+from torch import nn
+
+from lit_decom import DecomCAM, Probe, find_target_layer
+from lit_decom.evaluation import NEW_HEAD, evaluate, with_new_head
+from lit_decom.metrics import DeletionAUC, EnergyPointingGame, Gini, MapStability, MaskIoU, PartCoverage, PointingGame
+from lit_decom.scoring import Score, Scoreboard, default_metrics, metric_key, numbers_of
+from lit_decom.tables import score_table
+
+
+class Objects(nn.Module):
+    """Channel 0 of an image is the object, channel 1 the background; class 1 is the object's, class 0 the other's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1, bias=False)
+        self.conv.weight.data = torch.eye(2)[:, :, None, None]
+        self.head = nn.Linear(2, 2, bias=False)
+        self.head.weight.data = torch.tensor([[-1.0, 0.5], [4.0, -1.0]])
+
+    def forward(self, images):
+        return self.head(self.conv(images).mean(dim=(2, 3)))
+
+
+def probe(n=12, labels=None):
+    masks = torch.zeros(n, 8, 8, dtype=torch.bool)
+    masks[:, 2:6, 2:6] = True
+    images = torch.stack([masks.float(), (~masks).float()], dim=1)
+    labels = torch.ones(n, dtype=torch.long) if labels is None else labels
+    return Probe.from_tensors(images, labels, masks=masks)
+
+
+def scores(images, **settings):
+    model = Objects()
+    found = evaluate(model, find_target_layer(model, "conv"), images, DecomCAM(n_components=1), **settings)
+    return {score.key: score for score in found}
+
+
+def test_an_explanation_on_the_object_beats_maps_that_know_nothing():
+    found = scores(probe(), metrics=[EnergyPointingGame()])
+    assert found["energy_pointing_game/all"].value == pytest.approx(1.0, abs=1e-5)
+    assert found["energy_pointing_game/all/grad_cam"].value == pytest.approx(1.0, abs=1e-5)
+    random = found["energy_pointing_game/all/random_map"]
+    assert random.value == pytest.approx(16 / 64, abs=0.06), "the area of the object"
+    assert random.over is not None
+    assert random.over[0] > 0.5
+    assert found["energy_pointing_game/all/grad_cam"].over == pytest.approx((0.0, 0.0), abs=1e-5), "a tie is no win"
+
+
+def test_chance_does_not_depend_on_how_the_probe_is_cut():
+    whole, pieces = (scores(probe(), metrics=[EnergyPointingGame()], batch_size=size) for size in (12, 5))
+    assert whole.keys() == pieces.keys()
+    for key, score in whole.items():
+        assert score.value == pytest.approx(pieces[key].value, abs=1e-6, nan_ok=True), key
+
+
+def test_strata_count_their_images_and_the_gap_is_their_difference():
+    labels = torch.tensor([1, 1, 1, 1, 0, 0])
+    found = scores(probe(6, labels), metrics=[EnergyPointingGame()])
+    assert [found[f"energy_pointing_game/{name}"].count for name in ("all", "correct", "incorrect")] == [6, 4, 2]
+    numbers = numbers_of(list(found.values()))
+    assert numbers["energy_pointing_game/correct"] == pytest.approx(1.0, abs=1e-5)
+    assert numbers["energy_pointing_game/incorrect"] == pytest.approx(0.0, abs=1e-5), (
+        "the label's class is the background"
+    )
+    assert numbers["energy_pointing_game/gap"] == pytest.approx(1.0, abs=1e-5)
+    assert numbers["count/incorrect"] == 2
+
+
+def test_a_new_head_is_scored_and_leaves_the_network_alone():
+    model = Objects()
+    before = model.head.weight.clone()
+    assert not torch.equal(with_new_head(model).head.weight, before)
+    assert torch.equal(model.head.weight, before)
+    assert f"energy_pointing_game/all/{NEW_HEAD}" in scores(probe(), metrics=[EnergyPointingGame()])
+
+
+def test_the_default_set_asks_for_what_the_probe_has():
+    plain = Probe.from_tensors(torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.long))
+    names = {metric_key(metric) for metric in default_metrics(plain)}
+    assert "gini" in names
+    assert "average_drop" in names
+    assert not names & {"pointing_game", "part_coverage"}
+    assert {"pointing_game", "energy_pointing_game", "mask_iou"} <= {metric_key(m) for m in default_metrics(probe())}
+
+
+@pytest.mark.parametrize(
+    ("metric", "key"),
+    [
+        (EnergyPointingGame(), "energy_pointing_game"),
+        (MaskIoU(), "mask_iou"),
+        (DeletionAUC(n_steps=7), "deletion_auc_7"),
+        (MapStability("first_correct"), "map_stability_first_correct"),
+        (PointingGame(), "pointing_game"),
+    ],
+)
+def test_keys_are_named_after_the_metric_and_its_steps(metric, key):
+    assert metric_key(metric) == key
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options", "told"),
+    [
+        ([Gini(), Gini()], {}, "different names"),
+        ([Gini()], {"baselines": ["grad_camm"]}, "grad_camm"),
+    ],
+)
+def test_what_does_not_fit_is_named(metrics, options, told):
+    with pytest.raises(ValueError, match=told):
+        Scoreboard(metrics, **options)
+
+
+def test_a_metric_without_its_masks_is_named():
+    with pytest.raises(ValueError, match="`parts` for the metric 'part_coverage'"):
+        Scoreboard([PartCoverage()]).require(probe())
+
+
+def test_the_table_marks_what_is_not_beaten():
+    rows = [
+        Score("gini", "all", "", 0.5, 12, 1, (0.4, 0.6)),
+        Score("gini", "all", "random_map", 0.3, 12, 0, (0.2, 0.4), (0.1, 0.3)),
+        Score("gini", "all", "grad_cam", 0.5, 12, 0, (0.4, 0.6), (-0.1, 0.1)),
+    ]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(score_table(rows, caption=str(CLASSES)))
+    line = next(line for line in console.export_text().splitlines() if "gini" in line)
+    assert "12 (1 undefined)" in line
+    assert "0.300 [0.200, 0.400]" in line
+    assert line.count("✗") == 1
