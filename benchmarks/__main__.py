@@ -17,7 +17,7 @@ from .report import memory_row, result_rows, show, speed_rows, write
 from .subject import make_subject
 from .timing import growth_per_run, interleave
 
-_QUICK = {"model": "small_resnet", "size": 64, "batch": 4, "rounds": 3, "train_images": 1024}
+_QUICK = {"size": 64, "rounds": 3, "train_images": 1024}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,13 +35,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--train-images", type=int, default=4096, help="images that the network learns from beforehand")
     parser.add_argument("--firings", type=int, default=100, help="of which the memory growth is measured")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's)")
-    parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: less disturbed by other processes"
-    )
+    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's; 1 with --clock cpu)")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine that others use")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-peers", action="store_true", help="leave out other packages")
-    parser.add_argument("--quick", action="store_true", help="less than a minute: a small network, a rough answer")
+    parser.add_argument("--quick", action="store_true", help="less than a minute: small images, a rough answer")
     parser.add_argument("--json", type=Path, help="file for every measured number")
     if parser.parse_known_args(arguments)[0].quick:
         parser.set_defaults(**_QUICK)
@@ -52,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 150)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    # Threads that wait for each other burn processor time, too.
+    threads = options.threads or (1 if options.clock == "cpu" else torch.get_num_threads())
+    torch.set_num_threads(threads)
     with console.status("memory") as status:
         small = make_subject("small_resnet", 32, 2, train_images=0, device=options.device)
         growth = growth_per_run(Task(small, 4).explain, options.firings, warm_up=20)
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [*speed_rows(task, timings), *result_rows(task), memory_row(growth, options.firings)]
     title = (
         f"{options.model}, {subject.layer}, {options.size} x {options.size}, batch {options.batch}, "
-        f"K = {options.components}, {options.integration}, {options.rounds} rounds, {torch.get_num_threads()} threads, "
+        f"K = {options.components}, {options.integration}, {options.rounds} rounds, {threads} threads, "
         f"{options.clock} clock"
     )
     show(console, title, timings, rows)

@@ -1,7 +1,10 @@
 """Other packages, where they are installed: ``pip install grad-cam torchcam``."""
 
 import copy
+from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any
 
 from torch import Tensor
@@ -9,11 +12,9 @@ from torch import Tensor
 from .subject import Subject
 from .timing import Contestant
 
-GRAD_CAM, SCORE_CAM, ABLATION_CAM = (
-    "pytorch-grad-cam GradCAM",
-    "pytorch-grad-cam ScoreCAM",
-    "pytorch-grad-cam AblationCAM",
-)
+GRAD_CAM = "pytorch-grad-cam GradCAM"
+SCORE_CAM = "pytorch-grad-cam ScoreCAM"
+ABLATION_CAM = "pytorch-grad-cam AblationCAM"
 TORCHCAM = "torchcam GradCAM"
 
 
@@ -31,19 +32,22 @@ def make_peers(subject: Subject) -> dict[str, Contestant]:
     return peers
 
 
-def _pytorch_grad_cam(method: Any, subject: Subject, images: Tensor) -> Any:
+def _pytorch_grad_cam(method: Any, subject: Subject, images: Tensor) -> Callable[[], None]:
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     # Its hooks stay on the model.
     model = copy.deepcopy(subject.model)
     explainer = method(model=model, target_layers=[model.get_submodule(subject.layer)])
-    if hasattr(explainer, "batch_size"):
-        explainer.batch_size = 16
     targets = [ClassifierOutputTarget(int(target)) for target in subject.targets[: len(images)]]
-    return lambda: explainer(input_tensor=images, targets=targets)
+
+    def run() -> None:
+        with redirect_stderr(StringIO()):  # some draw progress bars
+            explainer(input_tensor=images, targets=targets)
+
+    return run
 
 
-def _torchcam(subject: Subject) -> Any:
+def _torchcam(subject: Subject) -> Callable[[], object]:
     from torchcam.methods import GradCAM
 
     model = copy.deepcopy(subject.model)

@@ -70,6 +70,7 @@ def interleave(
     timings = Timings({name: [] for name in contestants})
     order = Random(0)
     for index in range(rounds + 1):
+        gc.collect()
         names = [name for name, one in contestants.items() if one.rounds is None or 0 < index <= one.rounds]
         for name in order.sample(names, len(names)):
             progress(f"round {index} of {rounds}: {name}" if index else f"warm-up: {name}")
@@ -80,7 +81,6 @@ def interleave(
 
 
 def _seconds(run: Callable[[], Any], clock: Clock) -> float:
-    gc.collect()
     now = _CLOCKS[clock]
     _wait()
     start = now()

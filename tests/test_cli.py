@@ -1,5 +1,6 @@
 """The command line as a user meets it: composed files, saved configuration, clear errors."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,13 +53,13 @@ def test_the_quickstart_runs_keeps_its_composed_config_and_says_where_things_are
     assert (directory / "report.html").exists()
 
 
-def test_validate_prints_scores_with_intervals(run, capsys):
-    words = quickstart("--trainer.logger=false")
-    run("validate", *words[1:])
-    printed = capsys.readouterr().out
-    assert "energy_pointing_game" in printed
-    assert "grad_cam" in printed
-    assert "random_map" in printed
+def test_validate_prints_scores_with_intervals(tmp_path):
+    words = [sys.executable, "-m", "lit_decom", "validate", *quickstart("--trainer.logger=false")[1:]]
+    printed = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300).stdout
+    row = next(line for line in printed.splitlines() if "energy_pointing_game" in line)
+    assert row.count("[") >= 3, "an interval for the method, the baseline and chance"
+    for name in ("grad_cam", "random_map", "center_map"):
+        assert name in printed
 
 
 def test_replay_of_a_run_without_callback_gives_records(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 from pathlib import Path
+from statistics import median
 
 import lightning.pytorch as pl
 import pytest
@@ -57,8 +58,9 @@ def test_fifty_firings_and_the_steps_after_them_keep_nothing(tmp_path):
     assert census.hooks == []
     # What is remembered of vanished components comes and goes; anything kept per firing would make it 46 or more.
     assert census.tensors[52] - census.tensors[5] < 23
-    # One firing's images and evidence are 150 KB: keeping them would make it 5 MB and more.
-    assert max(census.resident[-5:]) - max(census.resident[10:15]) < 2000 * KILOBYTE
+    # One firing's images and evidence are 150 KB: keeping them would make it 5 MB and more. By medians, since the
+    # allocator may take a step of some MB at any time, once.
+    assert median(census.resident[-15:]) - median(census.resident[10:25]) < 2000 * KILOBYTE
 
 
 def test_firings_that_fail_half_way_keep_nothing(tmp_path):
