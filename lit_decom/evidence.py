@@ -286,7 +286,7 @@ def _gradient(logits: Tensor, score: Score, leaf: Tensor) -> Tensor | None:
 def _default_chunk(images: Tensor) -> int:
     """Eight images of 224 x 224 on a CPU (larger tensors outgrow its allocator), and many on an accelerator."""
     pixels = images.shape[-2] * images.shape[-1]
-    most, at_224 = (40, 8) if images.device.type == "cpu" else (1024, 128)
+    most, at_224 = (100, 8) if images.device.type == "cpu" else (1024, 128)
     return max(1, min(most, round(at_224 * 224 * 224 / pixels)))
 
 

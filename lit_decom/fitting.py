@@ -103,7 +103,7 @@ def callbacks_of(trainer: pl.Trainer) -> list[DecomCAMCallback]:
 
 def _print_scores(trainer: pl.Trainer) -> None:
     for callback in callbacks_of(trainer):
-        board = callback.observer.scoreboard
+        board = callback.last_scoreboard
         if board is not None:
             scores = board.scores(intervals=True)
             if trainer.is_global_zero:

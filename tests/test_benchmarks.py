@@ -134,8 +134,8 @@ def test_contestants_leave_the_model_as_it_was(subject):
 @pytest.mark.slow
 def test_quick_prints_every_ratio_beside_its_goal(tmp_path):
     out = tmp_path / "out"
-    options = f"--model small_resnet --size 32 --batch 2 -k 3 --rounds 1 --train-images 64 --firings 5 --no-peers --clock cpu --json {out}"
-    command = [sys.executable, "-m", "benchmarks", "--quick", *options.split()]
+    options = "--model small_resnet --size 32 --batch 2 -k 3 --rounds 1 --train-images 64 --firings 5 --no-peers"
+    command = [sys.executable, "-m", "benchmarks", "--quick", *options.split(), "--clock", "cpu", "--json", str(out)]
     root = Path(__file__).parents[1]
     ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -34,6 +34,7 @@ from lit_decom.observer import Observer
 from lit_decom.probe import Probe, Unpack
 from lit_decom.records import EpochRecord, RunDirectory, RunDirectoryError
 from lit_decom.report import write_report
+from lit_decom.scoring import Scoreboard
 from lit_decom.shared import SharedComponents
 
 _DEFAULT_PROBE_SIZE = 64
@@ -152,6 +153,7 @@ class DecomCAMCallback(pl.Callback):
         self.directory: RunDirectory | None = None
         self.report_path: Path | None = None
         self.last_record: EpochRecord | None = None
+        self.last_scoreboard: Scoreboard | None = None
         self.errors = 0
         self._run_id = uuid.uuid4().hex
         self._resumed: dict[str, Any] = {}
@@ -307,7 +309,7 @@ class DecomCAMCallback(pl.Callback):
                 record = self.observer.observe(
                     pl_module, epoch=epoch, step=step, process=this_process(trainer), advance=advance
                 )
-            self.last_record = record
+            self.last_record, self.last_scoreboard = record, self.observer.scoreboard
             numbers = dict(record.numbers)
             if trainer.state.fn == "fit":
                 names = _known(self.probe).class_names
@@ -376,7 +378,7 @@ class DecomCAMCallback(pl.Callback):
             self._resumed = state_dict
             self._run_id = state_dict["run_id"]
             self._history = [dict(numbers) for numbers in state_dict["history"]]
-            self._peaks = state_dict["peaks"]
+            self._peaks = state_dict.get("peaks")
             self.observer.load_state_dict(state_dict["observer"])
 
 

@@ -285,7 +285,8 @@ class DecomCAM(CAM):
         masks = components.relu()[rows, columns]
         to_input, images = _composing_space(capture, self.preset.composite_space)
         blurred = self._blur(images)
-        owners, buffer = rows.tolist(), images.new_empty(min(capture.chunk_size, len(rows)), *images.shape[1:])
+        n, owners = len(rows), rows.tolist()
+        buffer = images.new_empty(min(capture.chunk_size, n + batch), *images.shape[1:])
 
         def compose(part: slice) -> Tensor:
             shown = min_max_normalize(upsample(masks[part], size))
@@ -294,10 +295,11 @@ class DecomCAM(CAM):
             for row, own in groupby(owners[part]):
                 start, end = end, end + len(list(own))
                 blend(images[row], shown[start:end], blurred[row], self.preset.composite, out=buffer[start:end])
-            return to_input(buffer[:end])
+            rest = blurred[max(part.start - n, 0) : max(part.stop - n, 0)]
+            return to_input(torch.cat([buffer[:end], rest]) if len(rest) else buffer[:end])
 
-        seen = capture.rescore(rows, compose, self.score_dtype)
-        reference = capture.rescore(everyone, lambda part: to_input(blurred[part]), self.score_dtype)
+        # The blurred images follow the masked ones.
+        seen, reference = capture.rescore(torch.cat([rows, everyone]), compose, self.score_dtype).split([n, batch])
         scores = torch.full((batch, k), torch.nan, dtype=seen.dtype, device=seen.device)
         scores[rows, columns] = capture.score(seen, rows)
         return scores, capture.score(reference, everyone)
