@@ -281,12 +281,19 @@ class DecomCAM(CAM):
         batch, k = valid.shape
         rows, columns = valid.nonzero(as_tuple=True)
         everyone = torch.arange(batch, device=rows.device)
-        size = (capture.images.shape[-2], capture.images.shape[-1])
-        masks = components.relu()[rows, columns]
+        compose = self._composer(capture, components.relu()[rows, columns], rows.tolist())
+        logits = capture.rescore(torch.cat([rows, everyone]), compose, self.score_dtype)
+        seen, reference = logits.split([len(rows), batch])
+        scores = torch.full((batch, k), torch.nan, dtype=seen.dtype, device=seen.device)
+        scores[rows, columns] = capture.score(seen, rows)
+        return scores, capture.score(reference, everyone)
+
+    def _composer(self, capture: Capture, masks: Tensor, owners: list[int]) -> Callable[[slice], Tensor]:
+        """How to make a part of the altered images: first through each mask ``(n, h, w)``, then blurred."""
+        n, size = len(masks), (capture.images.shape[-2], capture.images.shape[-1])
         to_input, images = _composing_space(capture, self.preset.composite_space)
         blurred = self._blur(images)
-        n, owners = len(rows), rows.tolist()
-        buffer = images.new_empty(min(capture.chunk_size, n + batch), *images.shape[1:])
+        buffer = images.new_empty(min(capture.chunk_size, n + len(images)), *images.shape[1:])
 
         def compose(part: slice) -> Tensor:
             shown = min_max_normalize(upsample(masks[part], size))
@@ -298,11 +305,7 @@ class DecomCAM(CAM):
             rest = blurred[max(part.start - n, 0) : max(part.stop - n, 0)]
             return to_input(torch.cat([buffer[:end], rest]) if len(rest) else buffer[:end])
 
-        # The blurred images follow the masked ones.
-        seen, reference = capture.rescore(torch.cat([rows, everyone]), compose, self.score_dtype).split([n, batch])
-        scores = torch.full((batch, k), torch.nan, dtype=seen.dtype, device=seen.device)
-        scores[rows, columns] = capture.score(seen, rows)
-        return scores, capture.score(reference, everyone)
+        return compose
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
