@@ -283,7 +283,7 @@ class DecomCAM(CAM):
         everyone = torch.arange(batch, device=rows.device)
         compose = self._composer(capture, components.relu()[rows, columns], rows.tolist())
         logits = capture.rescore(torch.cat([rows, everyone]), compose, self.score_dtype)
-        seen, reference = logits.split([len(rows), batch])
+        seen, reference = logits[: len(rows)], logits[len(rows) :]
         scores = torch.full((batch, k), torch.nan, dtype=seen.dtype, device=seen.device)
         scores[rows, columns] = capture.score(seen, rows)
         return scores, capture.score(reference, everyone)
