@@ -3,9 +3,9 @@
 import copy
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from importlib import import_module
 from importlib.util import find_spec
 from io import StringIO
-from typing import Any
 
 from torch import Tensor
 
@@ -22,23 +22,20 @@ def make_peers(subject: Subject) -> dict[str, Contestant]:
     """Contestants by name; those that ask the network once per channel explain one image, in one round."""
     peers: dict[str, Contestant] = {}
     if find_spec("pytorch_grad_cam"):
-        from pytorch_grad_cam import AblationCAM, GradCAM, ScoreCAM
-
-        peers[GRAD_CAM] = Contestant(_pytorch_grad_cam(GradCAM, subject, subject.images), len(subject.images))
-        for name, method in ((SCORE_CAM, ScoreCAM), (ABLATION_CAM, AblationCAM)):
+        peers[GRAD_CAM] = Contestant(_pytorch_grad_cam("GradCAM", subject, subject.images), len(subject.images))
+        for name, method in ((SCORE_CAM, "ScoreCAM"), (ABLATION_CAM, "AblationCAM")):
             peers[name] = Contestant(_pytorch_grad_cam(method, subject, subject.images[:1]), 1, rounds=1)
     if find_spec("torchcam"):
         peers[TORCHCAM] = Contestant(_torchcam(subject), len(subject.images))
     return peers
 
 
-def _pytorch_grad_cam(method: Any, subject: Subject, images: Tensor) -> Callable[[], None]:
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
+def _pytorch_grad_cam(method: str, subject: Subject, images: Tensor) -> Callable[[], None]:
+    package, targets_of = import_module("pytorch_grad_cam"), import_module("pytorch_grad_cam.utils.model_targets")
     # Its hooks stay on the model.
     model = copy.deepcopy(subject.model)
-    explainer = method(model=model, target_layers=[model.get_submodule(subject.layer)])
-    targets = [ClassifierOutputTarget(int(target)) for target in subject.targets[: len(images)]]
+    explainer = getattr(package, method)(model=model, target_layers=[model.get_submodule(subject.layer)])
+    targets = [targets_of.ClassifierOutputTarget(int(target)) for target in subject.targets[: len(images)]]
 
     def run() -> None:
         with redirect_stderr(StringIO()):  # some draw progress bars
@@ -48,9 +45,7 @@ def _pytorch_grad_cam(method: Any, subject: Subject, images: Tensor) -> Callable
 
 
 def _torchcam(subject: Subject) -> Callable[[], object]:
-    from torchcam.methods import GradCAM
-
     model = copy.deepcopy(subject.model)
-    explainer = GradCAM(model, subject.layer)
+    explainer = import_module("torchcam.methods").GradCAM(model, subject.layer)
     targets = subject.targets.tolist()
     return lambda: explainer(targets, model(subject.images))
