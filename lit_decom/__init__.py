@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_decom.callbacks import DecomCAMCallback
-    from lit_decom.evidence import Capture, capture, observing
+    from lit_decom.evidence import Capture, capture, find_target_layer, observing
     from lit_decom.methods import CAM, METHODS, DecomCAM, Decomposition
     from lit_decom.models import ZeroShotClassifier
     from lit_decom.probe import Probe
-    from lit_decom.target_layer import find_target_layer
+
 
 # Names are loaded when asked for, so that the core never pulls in Lightning or wandb.
 _HOMES = {
@@ -22,7 +22,7 @@ _HOMES = {
     "Probe": "probe",
     "ZeroShotClassifier": "models",
     "capture": "evidence",
-    "find_target_layer": "target_layer",
+    "find_target_layer": "evidence",
     "observing": "evidence",
 }
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom.evidence import Capture, ReadLogits, Targets, capture
+from lit_decom.evidence.layers import TargetLayer, resolve_layer
 from lit_decom.functional.complexity import effective_rank
 from lit_decom.isolation import isolated_random_state
 from lit_decom.methods.decom_cam import DecomCAM, Decomposition
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.stratified import Strata
-from lit_decom.models.layers import TargetLayer, resolve_layer
 from lit_decom.probe import Probe
 from lit_decom.scoring import Score, Scoreboard, default_metrics
 

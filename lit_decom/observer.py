@@ -9,18 +9,18 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lit_decom.components.shared import SharedComponents, SharedFindings
+from lit_decom.components.tracking import ComponentTracker, Tracked, summarize
 from lit_decom.evaluation import Findings, TargetPolicy, explain, summary, targets_of
 from lit_decom.evidence import ReadLogits, capture
+from lit_decom.evidence.layers import TargetLayer, resolve_layer
+from lit_decom.evidence.target_layer import find_target_layer
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.stratified import Strata
-from lit_decom.models.layers import TargetLayer, resolve_layer
 from lit_decom.probe import Probe
 from lit_decom.records import EpochRecord
 from lit_decom.scoring import Scoreboard, default_metrics, numbers_of
-from lit_decom.shared import SharedComponents, SharedFindings
-from lit_decom.target_layer import find_target_layer
-from lit_decom.tracking import ComponentTracker, Tracked, summarize
 
 Gather = Callable[[Any], list[Any]]
 T = TypeVar("T")

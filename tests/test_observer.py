@@ -1,13 +1,13 @@
 """The observer's promises: records that do not depend on shards or batches, memory over firings, resuming."""
 
 import torch
-from helpers.networks import SmallCNN, seeded
 from torch.testing import assert_close
 
 from lit_decom import DecomCAM, Probe
+from lit_decom.components.shared import SharedComponents
 from lit_decom.evaluation import Findings
 from lit_decom.observer import Observer, Process
-from lit_decom.shared import SharedComponents
+from tests.helpers.networks import SmallCNN, seeded
 
 TIMES = ("seconds",)
 

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.wandb_server import StandInServer
+
+from tests.helpers.wandb_server import StandInServer
 
 ROOT = Path(__file__).parents[1]
 WORDS = [

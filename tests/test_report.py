@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from helpers.page import report
-from helpers.runs import CLASSES, Plan, gain, identities_at, numbers_of, planted_run, probe_of, record_of, score
 from PIL import Image
 
 from lit_decom.report import write_report
+from tests.helpers.page import report
+from tests.helpers.runs import CLASSES, Plan, gain, identities_at, numbers_of, planted_run, probe_of, record_of, score
 
 STRATA = ("all", "correct", "incorrect")
 

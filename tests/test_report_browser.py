@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import Plan, gain, identities_at, planted_run, probe_of, record_of
-from helpers.webdriver import browser, missing
 
 from lit_decom.render import overlay
 from lit_decom.report import write_report
+from tests.helpers.runs import Plan, gain, identities_at, planted_run, probe_of, record_of
+from tests.helpers.webdriver import browser, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 

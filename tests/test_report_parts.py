@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.page import report
-from helpers.runs import Plan, planted_run, record_of
 
 from lit_decom.records import RunDirectory, RunDirectoryError
 from lit_decom.report import write_report
@@ -16,6 +14,8 @@ from lit_decom.report.columns import follow_columns, keep_columns
 from lit_decom.report.runs import read_run
 from lit_decom.report.scores import better_is_higher
 from lit_decom.report.timeline import Timeline, events_of
+from tests.helpers.page import report
+from tests.helpers.runs import Plan, planted_run, record_of
 
 
 def test_partners_of_two_runs_have_the_same_column_and_key(tmp_path):

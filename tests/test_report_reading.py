@@ -4,12 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.page import report
-from helpers.runs import Plan, gain, identities_at, planted_run, record_of
 
 from lit_decom.records import RunDirectory, RunDirectoryError
 from lit_decom.report import find_runs, main, write_report
 from lit_decom.report.runs import read_run
+from tests.helpers.page import report
+from tests.helpers.runs import Plan, gain, identities_at, planted_run, record_of
 
 
 def test_one_firing_is_reported_without_a_time_line(tmp_path):

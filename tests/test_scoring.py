@@ -4,7 +4,6 @@ import io
 
 import pytest
 import torch
-from helpers.modules import CLASSES
 from rich.console import Console
 from torch import nn
 
@@ -13,6 +12,7 @@ from lit_decom.evaluation import NEW_HEAD, evaluate, with_new_head
 from lit_decom.metrics import DeletionAUC, EnergyPointingGame, Gini, MapStability, MaskIoU, PartCoverage, PointingGame
 from lit_decom.scoring import Score, Scoreboard, default_metrics, metric_key, numbers_of
 from lit_decom.tables import score_table
+from tests.helpers.modules import CLASSES
 
 
 class Objects(nn.Module):

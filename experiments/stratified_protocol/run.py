@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import settings_of, trained, write_csv
 from lit_decom import DecomCAM, Probe, find_target_layer
-from lit_decom.callbacks.answers import Answers
+from lit_decom.callbacks.class_accuracy import ClassAccuracy
 from lit_decom.data import CrittersDataModule
 from lit_decom.evaluation import evaluate
 from lit_decom.metrics import DeletionAUC, InsertionAUC, InsertionDeletion
@@ -25,7 +25,7 @@ def main() -> None:
     )
     task, _ = trained(data, epochs=config.epochs, lr=config.lr, width=config.width, seed=config.seed)
     loader = data.val_dataloader()
-    answers = Answers()
+    answers = ClassAccuracy()
     for batch in loader:
         answers.count(task, batch, None, None)
     accuracy = answers.accuracy(Process())

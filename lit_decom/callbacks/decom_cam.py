@@ -12,8 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
-from lit_decom.callbacks.answers import Answers
-from lit_decom.callbacks.host import (
+from lit_decom.callbacks.class_accuracy import ClassAccuracy
+from lit_decom.callbacks.pictures import peaks_of
+from lit_decom.callbacks.reporting import Reporter, class_gains
+from lit_decom.callbacks.trainer_access import (
     Monitors,
     has_validation,
     logged_step,
@@ -23,8 +25,7 @@ from lit_decom.callbacks.host import (
     run_directory,
     this_process,
 )
-from lit_decom.callbacks.pictures import peaks_of
-from lit_decom.callbacks.reporting import Reporter, class_gains
+from lit_decom.components.shared import SharedComponents
 from lit_decom.evaluation import TargetPolicy
 from lit_decom.evidence import ReadLogits
 from lit_decom.methods.decom_cam import DecomCAM
@@ -35,7 +36,6 @@ from lit_decom.probe import Probe, Unpack
 from lit_decom.records import EpochRecord, RunDirectory, RunDirectoryError
 from lit_decom.report import write_report
 from lit_decom.scoring import Scoreboard
-from lit_decom.shared import SharedComponents
 
 _DEFAULT_PROBE_SIZE = 64
 
@@ -159,7 +159,7 @@ class DecomCAMCallback(pl.Callback):
         self._resumed: dict[str, Any] = {}
         self._history: list[dict[str, float]] = []
         self._warned: set[tuple[str, type[Exception]]] = set()
-        self._answers = Answers()
+        self._answers = ClassAccuracy()
         self._described: set[str] = set()
         self._peaks: Tensor | None = None
 

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
 from lit_decom.callbacks.decom_cam import DecomCAMCallback
-from lit_decom.callbacks.host import step_of_checkpoint
+from lit_decom.callbacks.trainer_access import step_of_checkpoint
 
 
 class ReplayCallback(DecomCAMCallback):

@@ -102,10 +102,10 @@ def settled_since(
         identities: ``(T, B, K)``.
         drift: ``(T, B)`` drift of each image since the firing before in which it was seen, NaN in its first one.
         steps: The epochs or steps of the T firings.
-        max_drift: Largest drift from sighting to sighting that counts as settled.
+        max_drift: Largest drift from observation to observation that counts as settled.
 
     Returns:
-        For each of the B images the step of the sighting from which no later one drifts further, or None: seen less
+        For each of the B images the step of the observation from which no later one drifts further, or None: seen less
         than twice, or still drifting at the end.
 
     Raises:

@@ -210,15 +210,15 @@ class DecomCAM(CAM):
                 score_threshold=preset.score_threshold,
             )
             return Decomposition(
-                components=_spoil(factors.components, finite),
-                singular_values=_spoil(factors.singular_values, finite),
+                components=_fill_non_finite(factors.components, finite),
+                singular_values=_fill_non_finite(factors.singular_values, finite),
                 channels=channels,
-                loadings=_spoil(factors.loadings, finite),
+                loadings=_fill_non_finite(factors.loadings, finite),
                 valid=factors.valid,
-                energy=_spoil(factors.energy, finite),
+                energy=_fill_non_finite(factors.energy, finite),
                 scores=scores,
-                reference_scores=_spoil(reference, finite),
-                contributions=_spoil(weights.contributions, finite),
+                reference_scores=_fill_non_finite(reference, finite),
+                contributions=_fill_non_finite(weights.contributions, finite),
                 fallback=weights.fallback & finite,
             )
 
@@ -342,7 +342,7 @@ def _without(factors: Factors, left_out: Tensor) -> Factors:
     )
 
 
-def _spoil(values: Tensor, finite: Tensor) -> Tensor:
+def _fill_non_finite(values: Tensor, finite: Tensor) -> Tensor:
     return values.masked_fill(~finite.reshape(-1, *[1] * (values.ndim - 1)), torch.nan)
 
 

@@ -1,6 +1,6 @@
-"""What the core must know of a network."""
+"""Networks that we ship or wrap."""
 
-from lit_decom.models.layers import TargetLayer, TargetLayerError, resolve_layer
+from lit_decom.models.small_resnet import SmallResNet
 from lit_decom.models.zero_shot import ZeroShotClassifier
 
-__all__ = ["TargetLayer", "TargetLayerError", "ZeroShotClassifier", "resolve_layer"]
+__all__ = ["SmallResNet", "ZeroShotClassifier"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom.evidence import Capture, capture
+from lit_decom.evidence.layers import TargetLayer
 from lit_decom.functional.bootstrap import bootstrap_interval
 from lit_decom.functional.chance import center_maps, random_maps, random_orthogonal_basis
 from lit_decom.functional.image import upsample
@@ -19,7 +20,6 @@ from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.faithfulness import Masking
 from lit_decom.metrics.stability import MapHistory
 from lit_decom.metrics.stratified import Strata, StratifiedWrapper
-from lit_decom.models.layers import TargetLayer
 from lit_decom.probe import Probe
 from lit_decom.scoring.choice import metric_key
 from lit_decom.scoring.score import Score

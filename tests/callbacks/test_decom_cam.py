@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.nn import functional as F
 
 from lit_decom import DecomCAM, DecomCAMCallback, Probe, capture, find_target_layer
-from lit_decom.callbacks.answers import Answers
+from lit_decom.callbacks.class_accuracy import ClassAccuracy
 from lit_decom.evaluation import summary
 from tests.helpers.modules import Spots, Tiny, callback, fit, loader, probe, tiny, trainer
 
@@ -166,13 +166,13 @@ def test_mixed_precision_is_left_to_the_training(tmp_path):
 
 
 def test_classes_are_counted_in_the_validations_that_are_followed_by_a_firing(tmp_path, monkeypatch):
-    counted, count = [], Answers.count
+    counted, count = [], ClassAccuracy.count
 
     def noting(answers, module, *rest):
         counted.append(module.current_epoch)
         count(answers, module, *rest)
 
-    monkeypatch.setattr(Answers, "count", noting)
+    monkeypatch.setattr(ClassAccuracy, "count", noting)
     observer = callback(every_n_epochs=2, metrics="default", strata="class_accuracy")
     run = fit(tmp_path, observer, max_epochs=4)
     # Two batches each: an answer of an earlier epoch would be counted as one of this network's.

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lit_decom import DecomCAM, DecomCAMCallback, Probe
 from lit_decom.callbacks import reporting
-from lit_decom.models.layers import TargetLayerError
+from lit_decom.evidence.layers import TargetLayerError
 from lit_decom.records import EpochRecord
 from lit_decom.sinks import log_curves, log_images
 from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader, tiny, trainer

@@ -3,7 +3,6 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers.modules import Spots, Tiny
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader
 from lit_decom import DecomCAM, DecomCAMCallback
 from lit_decom.callbacks import ReplayCallback
 from lit_decom.records import RunDirectory
+from tests.helpers.modules import Spots, Tiny
 
 QUIET = {
     "accelerator": "cpu",

@@ -83,7 +83,7 @@ def test_going_on_from_an_earlier_checkpoint_sets_the_later_records_aside(tmp_pa
 
 
 def test_records_of_manual_optimisation_are_set_aside_by_the_step_they_bear(tmp_path):
-    from tests.callbacks.test_host import TwoOptimizers
+    from tests.callbacks.test_trainer_access import TwoOptimizers
 
     def run(observer, max_epochs, ckpt_path=None):
         module, keep = tiny(TwoOptimizers), Keep(tmp_path / "checkpoints")

@@ -109,10 +109,10 @@ def _check_containers(metric: Metric, inputs: Inputs, expected: Any) -> None:
         assert_same(tracker.compute(), result(metric, [step]))
 
 
-Answers = dict[str, Any]
+ClassAccuracy = dict[str, Any]
 
 
-def on_two_processes(metric: Metric, shards: tuple[list[Inputs], list[Inputs]], *questions: str) -> list[Answers]:
+def on_two_processes(metric: Metric, shards: tuple[list[Inputs], list[Inputs]], *questions: str) -> list[ClassAccuracy]:
     """Update a copy of the metric on each of two processes and ask both the same.
 
     Args:
@@ -138,7 +138,7 @@ def assert_two_processes_equal_one(metric: Metric, inputs: Inputs, expected: Any
             assert_same(answers["compute"], expected)
 
 
-def _answer(metric: Metric, batches: list[Inputs], questions: tuple[str, ...]) -> Answers:
+def _answer(metric: Metric, batches: list[Inputs], questions: tuple[str, ...]) -> ClassAccuracy:
     for batch in batches:
         metric.update(**batch)
     return {question: getattr(metric, question)() for question in questions}

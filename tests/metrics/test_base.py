@@ -1,12 +1,12 @@
 import matplotlib as mpl
 import pytest
 import torch
-from helpers.metric_tester import assert_same, assert_two_processes_equal_one, check_metric, on_two_processes
 from matplotlib import pyplot as plt
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from lit_decom.metrics.base import PerImageMetric
+from tests.helpers.metric_tester import assert_same, assert_two_processes_equal_one, check_metric, on_two_processes
 
 
 class Brightest(PerImageMetric):

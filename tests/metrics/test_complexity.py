@@ -1,9 +1,16 @@
 import pytest
 import torch
-from helpers.metric_tester import Inputs, assert_same, assert_two_processes_equal_one, check_metric, result, singles
 from torchmetrics import MetricCollection
 
 from lit_decom.metrics.complexity import EffectiveRank, Entropy, Gini, TopComponentShare
+from tests.helpers.metric_tester import (
+    Inputs,
+    assert_same,
+    assert_two_processes_equal_one,
+    check_metric,
+    result,
+    singles,
+)
 
 
 def everything(n: int = 6) -> Inputs:

@@ -1,7 +1,5 @@
 import pytest
 import torch
-from helpers.evidence import Evidence, FixedMaps, brightness, classifier, contrast
-from helpers.metric_tester import assert_two_processes_equal_one, check_metric
 from torch import nn
 from torchmetrics import MetricCollection
 
@@ -16,6 +14,8 @@ from lit_decom.metrics.faithfulness import (
     Complexity,
     Masking,
 )
+from tests.helpers.evidence import Evidence, FixedMaps, brightness, classifier, contrast
+from tests.helpers.metric_tester import assert_two_processes_equal_one, check_metric
 
 CHANGES = [AverageDrop, AverageIncrease, AverageGain]
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from helpers.evidence import Evidence, FixedMaps, brightness, classifier, contrast
-from helpers.metric_tester import assert_two_processes_equal_one, check_metric
 from torchmetrics import MetricCollection
 
 from lit_decom.evidence import capture
 from lit_decom.metrics.insertion_deletion import DeletionAUC, InsertionAUC, InsertionDeletion
+from tests.helpers.evidence import Evidence, FixedMaps, brightness, classifier, contrast
+from tests.helpers.metric_tester import assert_two_processes_equal_one, check_metric
 
 METRICS = [InsertionAUC, DeletionAUC, InsertionDeletion]
 

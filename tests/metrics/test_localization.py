@@ -1,14 +1,5 @@
 import pytest
 import torch
-from helpers.metric_tester import (
-    Inputs,
-    assert_same,
-    assert_two_processes_equal_one,
-    check_metric,
-    on_two_processes,
-    result,
-    singles,
-)
 from torch.nn import functional
 from torchmetrics import MetricCollection
 
@@ -23,6 +14,15 @@ from lit_decom.metrics.localization import (
     PixelAveragePrecision,
     PointingGame,
     RelevanceRank,
+)
+from tests.helpers.metric_tester import (
+    Inputs,
+    assert_same,
+    assert_two_processes_equal_one,
+    check_metric,
+    on_two_processes,
+    result,
+    singles,
 )
 
 

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from helpers.evidence import Evidence, brightness, classifier, contrast
-from helpers.metric_tester import assert_two_processes_equal_one, check_metric
 from torchmetrics import MetricCollection
 
 from lit_decom.evidence import capture
 from lit_decom.functional.road import imputation_noise
 from lit_decom.metrics.road import ROAD
+from tests.helpers.evidence import Evidence, brightness, classifier, contrast
+from tests.helpers.metric_tester import assert_two_processes_equal_one, check_metric
 
 STD = torch.tensor([0.2, 0.25, 0.3])
 

@@ -3,13 +3,13 @@ import pickle
 
 import pytest
 import torch
-from helpers.evidence import SharedHistory
-from helpers.metric_tester import assert_two_processes_equal_one, check_metric
 from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from lit_decom.functional.stability import map_similarity
 from lit_decom.metrics.stability import MapHistory, MapStability, SettledAt, TargetSwitchRate
+from tests.helpers.evidence import SharedHistory
+from tests.helpers.metric_tester import assert_two_processes_equal_one, check_metric
 
 IDS = ["a", "b", "c", "d", "e"]
 CORRECT, WRONG = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 2.0]])

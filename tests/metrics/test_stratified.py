@@ -4,16 +4,6 @@ from functools import partial
 import matplotlib as mpl
 import pytest
 import torch
-from helpers.metric_tester import (
-    Inputs,
-    assert_same,
-    assert_two_processes_equal_one,
-    check_metric,
-    cut,
-    on_two_processes,
-    result,
-    singles,
-)
 from matplotlib import pyplot as plt
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -24,6 +14,16 @@ from lit_decom.functional.bootstrap import bootstrap_interval
 from lit_decom.metrics.complexity import Entropy, Gini
 from lit_decom.metrics.localization import EnergyPointingGame, MaxBoxAccuracy, PixelAveragePrecision, PointingGame
 from lit_decom.metrics.stratified import StratifiedWrapper
+from tests.helpers.metric_tester import (
+    Inputs,
+    assert_same,
+    assert_two_processes_equal_one,
+    check_metric,
+    cut,
+    on_two_processes,
+    result,
+    singles,
+)
 
 Quiet = partial(StratifiedWrapper, min_count=0)
 

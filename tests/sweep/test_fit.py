@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 import yaml
-from helpers.wandb_server import StandInServer, offline_environment
 
 from lit_decom.records import RunDirectory
 from lit_decom.sweep import SweepError
 from lit_decom.sweep.check import check_objectives, check_parameters, dry_trial, parse
 from lit_decom.sweep.spec import read_raw
+from tests.helpers.wandb_server import StandInServer, offline_environment
 
 from .tiny import ROOT, results, sweep_words
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_decom.models import TargetLayer, TargetLayerError, resolve_layer
+from lit_decom.evidence import TargetLayer, TargetLayerError, resolve_layer
 from tests.helpers.networks import SmallCNN
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_decom import DecomCAM, capture, find_target_layer
-from lit_decom.models import TargetLayerError
+from lit_decom.evidence import TargetLayerError
 from tests.helpers.networks import (
     Answering,
     ChannelsLast,

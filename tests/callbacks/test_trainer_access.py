@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from lit_decom.callbacks.host import Monitors, refuse_sharded, run_directory
+from lit_decom.callbacks.trainer_access import Monitors, refuse_sharded, run_directory
 from tests.helpers.modules import CLASSES, Spots, Stream, Tiny, callback, fit, loader, tiny, trainer
 
 # ----- steps
@@ -353,7 +353,7 @@ def test_a_tqdm_bar_shows_a_line_and_takes_it_away(tmp_path, monkeypatch, capsys
                 seen.append((self.desc, self.n, self.total, self.leave))
             super().close()
 
-    monkeypatch.setattr("lit_decom.callbacks.host.Tqdm", Noting)
+    monkeypatch.setattr("lit_decom.callbacks.trainer_access.Tqdm", Noting)
     fit(tmp_path, callback(batch_size=4), TQDMProgressBar(), max_epochs=2, enable_progress_bar=True)
     assert seen == [("DecomCAM", 6, 6, False)] * 2
     assert "DecomCAM" in capsys.readouterr().err

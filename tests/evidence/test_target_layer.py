@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from lit_decom import capture, find_target_layer
-from lit_decom.models import TargetLayerError
+from lit_decom.evidence import TargetLayerError
 from tests.helpers.networks import ChannelsLast, Drawing, SmallCNN, noise_images, seeded, transformer
 from tests.helpers.unchanged import assert_unchanged, everything, half_trained
 

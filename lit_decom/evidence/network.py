@@ -23,16 +23,16 @@ class Network:
         model: the network.
         read_logits: reads the logits from its output; by default the output itself, its attribute or key ``logits``.
         channels_last: whether images and weights are laid out channels-last.
-        stirred: whether weights that are all zero are replaced by noise, to see what the output can depend on at all.
+        perturbed: whether weights that are all zero are replaced by noise, to see what the output can depend on at all.
     """
 
     def __init__(
-        self, model: nn.Module, read_logits: ReadLogits | None, *, channels_last: bool, stirred: bool = False
+        self, model: nn.Module, read_logits: ReadLogits | None, *, channels_last: bool, perturbed: bool = False
     ) -> None:
         self.model = model
         self._read = read_logits or _read_logits
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._stirred = stirred
+        self._perturbed = perturbed
         self._rounded = True
         self._weights: dict[ScoreDtype, dict[str, Tensor]] = {}
         self._versions = _versions(model)
@@ -89,7 +89,7 @@ class Network:
                 weight = weights[name]
                 weight = weight.contiguous(memory_format=self._format) if weight.ndim == 4 else weight
                 weights[name] = weight.to(torch.bfloat16) if dtype == "bfloat16" and self._rounded else weight
-        return {name: _stirred(weight) for name, weight in weights.items()} if self._stirred else weights
+        return {name: _perturbed(weight) for name, weight in weights.items()} if self._perturbed else weights
 
     def _detached(self) -> dict[str, Tensor]:
         weights = {name: _usable(weight) for name, weight in self.model.named_parameters()}
@@ -122,7 +122,7 @@ def _input_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
-def _stirred(weight: Tensor) -> Tensor:
+def _perturbed(weight: Tensor) -> Tensor:
     if weight.ndim < 2 or weight.any():
         return weight
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=weight.dtype)

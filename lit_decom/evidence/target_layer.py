@@ -5,8 +5,9 @@ import re
 import torch
 from torch import Tensor, nn
 
-from lit_decom.evidence import ReadLogits, depends_on, feature_grids
-from lit_decom.models.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
+from lit_decom.evidence.capture import depends_on, feature_grids
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
+from lit_decom.evidence.network import ReadLogits
 
 _NOT_A_STAGE = re.compile(r"^(Pool|Dropout|Identity|Flatten)|Pool[123]d$")
 

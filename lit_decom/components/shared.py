@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_decom.components.tracking import ComponentTracker, Tracked
 from lit_decom.evidence import Capture
 from lit_decom.functional.cam import channel_weights
 from lit_decom.functional.shared_basis import SharedBasis, basis_from_gram, channel_gram, exemplars, project
 from lit_decom.methods.decom_cam import DecomCAM
-from lit_decom.tracking import ComponentTracker, Tracked
 
 _PSEUDO_IMAGE = "probe"
 

@@ -45,7 +45,7 @@ class Tracked:
         confidence: ``(B, K)`` float64 in [0, 1] that it is the same one, see
             :func:`lit_decom.functional.alignment.rate_assignment`; NaN without one.
         drift: ``(B,)`` float64 in [0, 1], 1 minus the mean similarity of the components to those of the image's last
-            sighting, weighted by the mean of their old and new energy share; births and lost components count as
+            observation, weighted by the mean of their old and new energy share; births and lost components count as
             dissimilar. NaN for images not seen or seen for the first time. The formula is our choice.
     """
 
@@ -64,8 +64,8 @@ class Tracked:
 
 
 @dataclass(frozen=True)
-class _Sighting:
-    """Components of one image that were last seen in one firing, which is `missed` sightings of the image ago."""
+class _Observation:
+    """Components of one image that were last seen in one firing, which is `missed` observations of the image ago."""
 
     missed: int
     patterns: Tensor  # (M, ...)
@@ -75,7 +75,7 @@ class _Sighting:
     ranks: Tensor  # (M,)
     identities: Tensor  # (M,)
 
-    def keep(self, which: Tensor) -> "_Sighting":
+    def keep(self, which: Tensor) -> "_Observation":
         loadings = None if self.loadings is None else self.loadings[:, which]
         rows = {name: getattr(self, name)[which] for name in ("patterns", "energies", "ranks", "identities")}
         return replace(self, missed=self.missed + 1, loadings=loadings, **rows)
@@ -85,7 +85,7 @@ class _Sighting:
 class _ImageState:
     step: int
     next_identity: int
-    sightings: tuple[_Sighting, ...]
+    observations: tuple[_Observation, ...]
 
 
 class ComponentTracker:
@@ -100,7 +100,7 @@ class ComponentTracker:
         min_similarity: A component that resembles no earlier one at least this much is born, in [0, 1].
         spatial_weight: Share of the spatial patterns in the similarity, relative to `channel_weight`.
         channel_weight: Share of the channel loadings, where they are given.
-        patience: Sightings of its image that a component may miss and still come back under its identity; it is dead
+        patience: Observations of its image that a component may miss and still come back under its identity; it is dead
             once it missed one more. Those that come back are only offered what would be born otherwise. Such returns
             are rarer and much less certain than continuations, so by default there are none.
 
@@ -146,7 +146,7 @@ class ComponentTracker:
             patterns: ``(B, K, ...)`` spatial patterns, of any scale, by descending singular value.
             singular_values: ``(B, K)``.
             ids: Names of the B images, all different.
-            step: Epoch or step of the firing, above that of every image's last sighting.
+            step: Epoch or step of the firing, above that of every image's last observation.
             loadings: ``(B, P, K)`` channel side of the components, always or never given for an image.
             channels: ``(B, P)`` the channel of each row of `loadings`, -1 for padding.
             valid: ``(B, K)`` bool, False for padding. Components that are not finite are not valid either.
@@ -171,8 +171,8 @@ class ComponentTracker:
             if present.any():
                 state = self._images.get(name, _ImageState(step, 0, ()))
                 row = {event: column[index] for event, column in events.items()}
-                sighting = _sighting({part: batch[index] for part, batch in firing.items()}, present)
-                states[name], deaths[index] = self._follow(state, sighting, step, row)
+                observation = _observation({part: batch[index] for part, batch in firing.items()}, present)
+                states[name], deaths[index] = self._follow(state, observation, step, row)
         self._images.update(states)
         device = patterns.device
         columns = {event: column.to(device) for event, column in events.items()}
@@ -181,7 +181,7 @@ class ComponentTracker:
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs, as tensors and primitives."""
         images = {
-            name: {**vars(state), "sightings": [dict(vars(sighting)) for sighting in state.sightings]}
+            name: {**vars(state), "observations": [dict(vars(observation)) for observation in state.observations]}
             for name, state in self._images.items()
         }
         return {"version": _STATE_VERSION, "images": images}
@@ -198,7 +198,9 @@ class ComponentTracker:
             )
         self._images = {
             name: _ImageState(
-                image["step"], image["next_identity"], tuple(_restored(sighting) for sighting in image["sightings"])
+                image["step"],
+                image["next_identity"],
+                tuple(_restored(observation) for observation in image["observations"]),
             )
             for name, image in state["images"].items()
         }
@@ -214,13 +216,13 @@ class ComponentTracker:
                 )
 
     def _follow(
-        self, state: _ImageState, new: _Sighting, step: int, row: dict[str, Tensor]
+        self, state: _ImageState, new: _Observation, step: int, row: dict[str, Tensor]
     ) -> tuple[_ImageState, Tensor]:
         """Match one image's components with its earlier ones, fill in its row of events, return the deaths."""
         n_new = len(new.ranks)
         nothing = torch.zeros(0, n_new, dtype=torch.float64)
-        cosines = torch.cat([nothing, *(self._cosines(old, new) for old in state.sightings)])
-        match = self._match(cosines, len(state.sightings[0].ranks) if state.sightings else 0)
+        cosines = torch.cat([nothing, *(self._cosines(old, new) for old in state.observations)])
+        match = self._match(cosines, len(state.observations[0].ranks) if state.observations else 0)
         origin = invert_assignment(match.assignment, n_new)[0]
         known = origin >= 0
         source = origin[known]
@@ -229,23 +231,23 @@ class ComponentTracker:
         identities = torch.where(known, 0, births)
         identities[known] = _gathered(state, "identities")[source]
         new = replace(new, identities=identities)
-        sightings, deaths = self._waiting(state, match.assignment[0] < 0)
+        observations, deaths = self._waiting(state, match.assignment[0] < 0)
 
         at = new.ranks
-        row["seen"][...], row["first"][...] = True, not state.sightings
+        row["seen"][...], row["first"][...] = True, not state.observations
         row["identities"][at] = identities
         row["births"][at] = ~known
         row["flips"][at[known]] = match.signs[0, source] < 0
         row["swaps"][at[known]] = _gathered(state, "ranks")[source] != at[known]
         row["similarity"][at[known]] = match.similarity[0, source]
         row["confidence"][at[known]] = match.confidence[0, source]
-        if state.sightings:
-            row["drift"][...] = _drift(state.sightings[0], new, match.similarity[0], match.assignment[0])
+        if state.observations:
+            row["drift"][...] = _drift(state.observations[0], new, match.similarity[0], match.assignment[0])
         next_identity = state.next_identity + int((~known).sum())
-        return _ImageState(step, next_identity, (new, *sightings)), deaths
+        return _ImageState(step, next_identity, (new, *observations)), deaths
 
     def _match(self, cosines: Tensor, n_last: int) -> Matching:
-        """Match the components of the last sighting, which come first, and then those that are waited for.
+        """Match the components of the last observation, which come first, and then those that are waited for.
 
         Those that are waited for get what is left, so that patience can turn births into returns and nothing else.
         """
@@ -260,7 +262,7 @@ class ComponentTracker:
             assignments.append(found)
         return rate_assignment(table, torch.cat(assignments, dim=1))
 
-    def _cosines(self, old: _Sighting, new: _Sighting) -> Tensor:
+    def _cosines(self, old: _Observation, new: _Observation) -> Tensor:
         return component_similarity(
             old.patterns.unsqueeze(0),
             new.patterns.unsqueeze(0),
@@ -272,17 +274,17 @@ class ComponentTracker:
             channel_weight=self.channel_weight,
         )[0]
 
-    def _waiting(self, state: _ImageState, lost: Tensor) -> tuple[list[_Sighting], Tensor]:
+    def _waiting(self, state: _ImageState, lost: Tensor) -> tuple[list[_Observation], Tensor]:
         """Keep the unmatched components that may still come back; the identities of the others are dead."""
-        sightings, deaths = [], [torch.empty(0, dtype=torch.int64)]
-        parts = torch.split(lost, [len(old.ranks) for old in state.sightings])
-        for old, part in zip(state.sightings, parts, strict=True):
+        observations, deaths = [], [torch.empty(0, dtype=torch.int64)]
+        parts = torch.split(lost, [len(old.ranks) for old in state.observations])
+        for old, part in zip(state.observations, parts, strict=True):
             rest = old.keep(part)
             if rest.missed > self.patience:
                 deaths.append(rest.identities)
             elif part.any():
-                sightings.append(rest)
-        return sightings, torch.cat(deaths)
+                observations.append(rest)
+        return observations, torch.cat(deaths)
 
 
 def summarize(tracked: Tracked) -> dict[str, float]:
@@ -317,11 +319,11 @@ def _on_cpu(
     return firing
 
 
-def _sighting(image: dict[str, Tensor], present: Tensor) -> _Sighting:
+def _observation(image: dict[str, Tensor], present: Tensor) -> _Observation:
     """Copy one image's usable components."""
     ranks = present.nonzero().flatten()
     energies = image["singular_values"].double()[ranks].square()
-    return _Sighting(
+    return _Observation(
         missed=0,
         patterns=image["patterns"][ranks],
         loadings=image["loadings"][:, ranks] if "loadings" in image else None,
@@ -332,11 +334,11 @@ def _sighting(image: dict[str, Tensor], present: Tensor) -> _Sighting:
     )
 
 
-def _restored(saved: dict[str, Any]) -> _Sighting:
+def _restored(saved: dict[str, Any]) -> _Observation:
     values: dict[str, Any] = {
         name: value.cpu() if isinstance(value, Tensor) else value for name, value in saved.items()
     }
-    return _Sighting(**values)
+    return _Observation(**values)
 
 
 def _batched(values: Tensor | None) -> Tensor | None:
@@ -344,11 +346,13 @@ def _batched(values: Tensor | None) -> Tensor | None:
 
 
 def _gathered(state: _ImageState, name: str) -> Tensor:
-    return torch.cat([getattr(sighting, name) for sighting in state.sightings] or [torch.empty(0, dtype=torch.int64)])
+    return torch.cat(
+        [getattr(observation, name) for observation in state.observations] or [torch.empty(0, dtype=torch.int64)]
+    )
 
 
-def _drift(last: _Sighting, new: _Sighting, similarity: Tensor, assignment: Tensor) -> float:
-    """Compare a sighting with the one right before; the earlier components come first in the matching."""
+def _drift(last: _Observation, new: _Observation, similarity: Tensor, assignment: Tensor) -> float:
+    """Compare a observation with the one right before; the earlier components come first in the matching."""
     similarity, assignment = similarity[: len(last.ranks)], assignment[: len(last.ranks)]
     kept = assignment >= 0
     weights = (last.energies[kept] + new.energies[assignment[kept]]) / 2

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 Targets = Tensor | int | Literal["predicted", "contrast"] | Callable[[Tensor, Tensor], Tensor]
-Score = Callable[[Tensor, Tensor], Tensor]
+TargetScore = Callable[[Tensor, Tensor], Tensor]
 
 
-def bind(targets: Targets, logits: Tensor) -> tuple[Tensor, Score]:
+def bind(targets: Targets, logits: Tensor) -> tuple[Tensor, TargetScore]:
     """Freeze what is explained in each image: a class, a pair of classes, or the caller's own score.
 
     Args:

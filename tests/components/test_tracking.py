@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
+from lit_decom.components.tracking import ComponentTracker, Tracked, summarize
 from lit_decom.functional.shared_basis import basis_from_maps
-from lit_decom.tracking import ComponentTracker, Tracked, summarize
 
 POOL = 9
 TENSORS = (
@@ -340,7 +340,7 @@ def test_loadings_tell_apart_what_patterns_cannot():
     assert tracked.identities.tolist() == [[0, 1]]
     blind = ComponentTracker(channel_weight=0.0)
     blind.update(patterns, torch.ones(1, 2), ids=("x",), step=0, loadings=sides)
-    assert blind.state_dict()["images"]["x"]["sightings"][0]["loadings"] is None
+    assert blind.state_dict()["images"]["x"]["observations"][0]["loadings"] is None
     tracked = blind.update(patterns.flip(1), torch.ones(1, 2), ids=("x",), step=1, loadings=sides)
     assert tracked.identities.tolist() == [[1, 0]]
 
@@ -366,8 +366,8 @@ def test_only_the_last_decomposition_is_kept():
     world, tracker = World(40), ComponentTracker()
 
     def n_numbers():
-        sightings = [s for image in tracker.state_dict()["images"].values() for s in image["sightings"]]
-        return sum(v.numel() for s in sightings for v in s.values() if isinstance(v, torch.Tensor))
+        observations = [s for image in tracker.state_dict()["images"].values() for s in image["observations"]]
+        return sum(v.numel() for s in observations for v in s.values() if isinstance(v, torch.Tensor))
 
     shown = torch.arange(5).expand(3, 5)
     tracker.update(**world.fire(shown)[0], step=0)
@@ -397,7 +397,7 @@ def test_state_holds_no_graph_and_the_random_state_stays():
     tracked = tracker.update(patterns * 2, torch.ones(1, 3), ids=("x",), step=1)
     assert tracked.identities.tolist() == [[0, 1, 2]]
     assert not tracked.similarity.requires_grad
-    assert not tracker.state_dict()["images"]["x"]["sightings"][0]["patterns"].requires_grad
+    assert not tracker.state_dict()["images"]["x"]["observations"][0]["patterns"].requires_grad
     assert torch.equal(torch.get_rng_state(), before)
 
 

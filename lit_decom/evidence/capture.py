@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError
 
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
+from lit_decom.evidence.network import Network, ReadLogits, ScoreDtype
+from lit_decom.evidence.observing import observing
+from lit_decom.evidence.targets import Targets, TargetScore, bind
 from lit_decom.functional.base import widened
-from lit_decom.models.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
-from lit_decom.models.network import Network, ReadLogits, ScoreDtype
-from lit_decom.models.observation import observing
-from lit_decom.targets import Score, Targets, bind
 
 __all__ = [
     "Capture",
@@ -50,7 +50,7 @@ class Capture:
     logits: Tensor
     activations: Tensor
     gradients: Tensor
-    score: Score = field(repr=False)
+    score: TargetScore = field(repr=False)
     network: Callable[[Tensor, ScoreDtype], Tensor] = field(repr=False)
     model: nn.Module = field(repr=False)
     mean: Tensor | None = None
@@ -180,16 +180,16 @@ def _per_channel(name: str, values: Tensor | Sequence[float] | None, images: Ten
 
 
 def _forward(
-    model: nn.Module, layer: TargetLayer, images: Tensor, read: ReadLogits | None, *, stirred: bool = False
+    model: nn.Module, layer: TargetLayer, images: Tensor, read: ReadLogits | None, *, perturbed: bool = False
 ) -> tuple[Network, "_Recorder", Tensor]:
-    network, recorder = Network(model, read, channels_last=True, stirred=stirred), _Recorder(layer)
+    network, recorder = Network(model, read, channels_last=True, perturbed=perturbed), _Recorder(layer)
     try:
         return network, recorder, recorder.run(network, images)
     except RuntimeError as error:
         # A forward that calls `.view` on a feature map needs the contiguous layout.
         if "view" not in str(error):
             raise
-    network = Network(model, read, channels_last=False, stirred=stirred)
+    network = Network(model, read, channels_last=False, perturbed=perturbed)
     return network, recorder, recorder.run(network, images)
 
 
@@ -260,7 +260,9 @@ class _Recorder:
         return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
 
 
-def _backward(network: Network, recorder: _Recorder, images: Tensor, logits: Tensor, score: Score) -> Tensor | None:
+def _backward(
+    network: Network, recorder: _Recorder, images: Tensor, logits: Tensor, score: TargetScore
+) -> Tensor | None:
     """Gradient of every image's score at the layer; None where none arrives."""
     try:
         gradient = _gradient(logits, score, recorder.leaf)
@@ -276,7 +278,7 @@ def _backward(network: Network, recorder: _Recorder, images: Tensor, logits: Ten
     return gradient
 
 
-def _gradient(logits: Tensor, score: Score, leaf: Tensor) -> Tensor | None:
+def _gradient(logits: Tensor, score: TargetScore, leaf: Tensor) -> Tensor | None:
     scores = score(logits, torch.arange(len(logits), device=logits.device))
     if scores.shape != (len(logits),):
         raise ValueError(f"Expected `targets` to score each of {len(logits)} images, but got {tuple(scores.shape)}.")
@@ -345,6 +347,6 @@ def depends_on(model: nn.Module, layer: TargetLayer, images: Tensor, logits: Rea
         Whether any gradient arrives at a position of the feature grid.
     """
     with observing(model):
-        network, recorder, out = _forward(model, layer, images, logits, stirred=True)
+        network, recorder, out = _forward(model, layer, images, logits, perturbed=True)
         gradient = _backward(network, recorder, images, out, lambda out, _: out.square().sum(dim=1))
         return gradient is not None and bool((layer.to_map(gradient, images) != 0).any())

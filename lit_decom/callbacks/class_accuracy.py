@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_decom.models.network import Network, ReadLogits
-from lit_decom.models.observation import observing
+from lit_decom.evidence.network import Network, ReadLogits
+from lit_decom.evidence.observing import observing
 from lit_decom.observer import Process
 from lit_decom.probe import Unpack, images_and_labels
 
 
-class Answers:
+class ClassAccuracy:
     """Counts right answers and images of every class, batch by batch.
 
     What a module's validation step returns is its own affair, so the images go through the network once more.

@@ -1,0 +1,22 @@
+"""What one forward and one backward pass leave behind at a layer: all hooks and all autograd of the package."""
+
+from lit_decom.evidence.capture import Capture, capture
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
+from lit_decom.evidence.network import ReadLogits, ScoreDtype
+from lit_decom.evidence.observing import observing
+from lit_decom.evidence.target_layer import find_target_layer
+from lit_decom.evidence.targets import Targets, TargetScore
+
+__all__ = [
+    "Capture",
+    "ReadLogits",
+    "ScoreDtype",
+    "TargetLayer",
+    "TargetLayerError",
+    "TargetScore",
+    "Targets",
+    "capture",
+    "find_target_layer",
+    "observing",
+    "resolve_layer",
+]
