@@ -46,7 +46,7 @@ def explain(
     target: TargetPolicy = "label",
     batch_size: int = 16,
     chunk_size: int | None = None,
-    logits: ReadLogits | None = None,
+    read_logits: ReadLogits | None = None,
 ) -> Iterator[Explained]:
     """Explain a probe piece by piece, so that memory depends on the piece alone.
 
@@ -59,7 +59,7 @@ def explain(
             callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``.
         batch_size: images per piece.
         chunk_size: altered images per forward pass, as for :func:`lit_decom.capture`.
-        logits: as for :func:`lit_decom.capture`.
+        read_logits: as for :func:`lit_decom.capture`.
 
     Yields:
         The pieces, in the order of the probe.
@@ -74,7 +74,7 @@ def explain(
             targets_of(target, moved.labels),
             mean=moved.mean,
             std=moved.std,
-            logits=logits,
+            read_logits=read_logits,
             chunk_size=chunk_size,
         )
         yield Explained(moved, evidence, method.decompose(evidence))

@@ -70,7 +70,7 @@ class Observer:
         target: as for :func:`lit_decom.evaluation.explain`.
         batch_size: probe images explained at once.
         chunk_size: altered images per forward pass.
-        logits: as for :func:`lit_decom.capture`.
+        read_logits: as for :func:`lit_decom.capture`.
         metrics: metrics, a mapping that names them, ``"default"``, or none.
         strata: as for :class:`lit_decom.metrics.StratifiedWrapper`.
         baselines: registered methods scored beside DecomCAM.
@@ -87,7 +87,7 @@ class Observer:
         target: TargetPolicy = "label",
         batch_size: int = 16,
         chunk_size: int | None = None,
-        logits: ReadLogits | None = None,
+        read_logits: ReadLogits | None = None,
         metrics: Sequence[PerImageMetric] | Mapping[str, PerImageMetric] | Literal["default"] = "default",
         strata: Strata = "correctness",
         baselines: Sequence[str] = ("grad_cam",),
@@ -97,7 +97,7 @@ class Observer:
         shared: SharedComponents | None = None,
     ) -> None:
         targets_of(target, torch.zeros(1, dtype=torch.long))
-        self.method, self.target, self.logits = method, target, logits
+        self.method, self.target, self.read_logits = method, target, read_logits
         self.batch_size, self.chunk_size = batch_size, chunk_size
         self.metrics, self.strata, self.baselines, self.chance = metrics, strata, tuple(baselines), chance
         self.reference_epoch = reference_epoch
@@ -129,8 +129,8 @@ class Observer:
         """
         first = next(probe.batches(1)).to(next((p.device for p in model.parameters()), torch.device("cpu")))
         try:
-            layer = find_target_layer(model, target_layer, first.images, logits=self.logits)
-            known: dict[str, Any] = {"mean": first.mean, "std": first.std, "logits": self.logits}
+            layer = find_target_layer(model, target_layer, first.images, read_logits=self.read_logits)
+            known: dict[str, Any] = {"mean": first.mean, "std": first.std, "read_logits": self.read_logits}
             evidence = capture(model, layer, first.images, "predicted", **known)
             if not callable(self.target):
                 _refuse_labels_outside(probe.labels, evidence.logits.shape[1])
@@ -270,7 +270,7 @@ class Observer:
             target=self.target,
             batch_size=self.batch_size,
             chunk_size=self.chunk_size,
-            logits=self.logits,
+            read_logits=self.read_logits,
         ):
             if self.scoreboard is not None:
                 self.scoreboard.update(

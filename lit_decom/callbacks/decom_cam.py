@@ -72,7 +72,7 @@ class DecomCAMCallback(pl.Callback):
         seed: of the choice of the probe.
         unpack: from a batch of one to image and label, where samples are neither tuples nor mappings with ``image`` and
             ``label``.
-        logits: reads the logits from what the module returns, where they are neither a tensor, nor under ``logits``.
+        read_logits: reads the logits from what the module returns, where it is neither a tensor nor holds ``logits``.
         dirpath: the run directory; by default the logger's own for this run.
         report: whether the run is written as one HTML page at the end of ``fit``.
         prefix: of all keys; give two callbacks on one Trainer different ones.
@@ -103,7 +103,7 @@ class DecomCAMCallback(pl.Callback):
         chunk_size: int | None = None,
         seed: int = 0,
         unpack: Unpack | None = None,
-        logits: ReadLogits | None = None,
+        read_logits: ReadLogits | None = None,
         dirpath: str | Path | None = None,
         report: bool = False,
         prefix: str = "decomcam",
@@ -143,7 +143,7 @@ class DecomCAMCallback(pl.Callback):
             "reference_epoch": reference_epoch,
             "batch_size": batch_size,
             "chunk_size": chunk_size,
-            "logits": logits,
+            "read_logits": read_logits,
         }
         self._begin()
 
@@ -222,7 +222,7 @@ class DecomCAMCallback(pl.Callback):
     ) -> None:
         if self.needs_class_accuracy and not trainer.sanity_checking and self._due(trainer) and dataloader_idx == 0:
             with self._forgiving("count right and wrong answers"):
-                self._answers.count(pl_module, batch, self._reading["unpack"], self._observing["logits"])
+                self._answers.count(pl_module, batch, self._reading["unpack"], self._observing["read_logits"])
 
     def _fire_if_due(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, after_training_epoch: bool = False

@@ -100,7 +100,7 @@ def capture(
     *,
     mean: Tensor | None = None,
     std: Tensor | None = None,
-    logits: ReadLogits | None = None,
+    read_logits: ReadLogits | None = None,
     chunk_size: int | None = None,
 ) -> Capture:
     """Run a model forward, and backward as far as one layer.
@@ -117,8 +117,8 @@ def capture(
             image ``(n,)`` each comes from to scores ``(n,)``.
         mean: normalisation ``(3,)`` of the images, where known.
         std: normalisation ``(3,)`` of the images, where known.
-        logits: reads the logits from the model's output, where it is neither a tensor, nor has an attribute or a key
-            ``logits``.
+        read_logits: reads the logits from the model's output, where it is neither a tensor nor has ``logits`` as
+            attribute or key.
         chunk_size: altered images per forward pass later on; by default eight of 224 x 224 pixels on a CPU.
 
     Returns:
@@ -136,7 +136,7 @@ def capture(
     with observing(model):
         # A clone, since autograd refuses to save a tensor made in inference mode.
         images = images.detach().clone() if images.is_inference() else images.detach()
-        network, recorder, out = _forward(model, layer, images, logits)
+        network, recorder, out = _forward(model, layer, images, read_logits)
         # A float64 network saw them widened.
         images = images.to(out.dtype)
         to_map = _arranged(layer, network, recorder.leaf, images)
@@ -292,13 +292,15 @@ def _default_chunk(images: Tensor) -> int:
     return max(1, min(most, round(at_224 * 224 * 224 / pixels)))
 
 
-def feature_grids(model: nn.Module, images: Tensor, logits: ReadLogits | None = None) -> dict[str, tuple[int, int]]:
+def feature_grids(
+    model: nn.Module, images: Tensor, read_logits: ReadLogits | None = None
+) -> dict[str, tuple[int, int]]:
     """Tell which submodules run once per forward pass and return a feature grid, in the order in which they finish.
 
     Args:
         model: the network.
         images: ``(B, 3, H, W)``.
-        logits: as for :func:`capture`.
+        read_logits: as for :func:`capture`.
 
     Returns:
         Grid ``(h, w)`` of each, by name.
@@ -325,14 +327,14 @@ def feature_grids(model: nn.Module, images: Tensor, logits: ReadLogits | None = 
             for name, module in model.named_modules():
                 if name:
                     handles.append(module.register_forward_hook(note(TargetLayer(clean_name(name), module))))
-            Network(model, logits, channels_last=False)(images)
+            Network(model, read_logits, channels_last=False)(images)
         finally:
             for handle in handles:
                 handle.remove()
     return {name: grid for name, grid in grids.items() if calls[name] == 1}
 
 
-def depends_on(model: nn.Module, layer: TargetLayer, images: Tensor, logits: ReadLogits | None = None) -> bool:
+def depends_on(model: nn.Module, layer: TargetLayer, images: Tensor, read_logits: ReadLogits | None = None) -> bool:
     """Tell whether the logits can depend on the positions of a layer.
 
     Weights that are all zero, as of a head that was not trained yet, are looked through.
@@ -341,12 +343,12 @@ def depends_on(model: nn.Module, layer: TargetLayer, images: Tensor, logits: Rea
         model: the network.
         layer: the layer.
         images: ``(B, 3, H, W)``.
-        logits: as for :func:`capture`.
+        read_logits: as for :func:`capture`.
 
     Returns:
         Whether any gradient arrives at a position of the feature grid.
     """
     with observing(model):
-        network, recorder, out = _forward(model, layer, images, logits, perturbed=True)
+        network, recorder, out = _forward(model, layer, images, read_logits, perturbed=True)
         gradient = _backward(network, recorder, images, out, lambda out, _: out.square().sum(dim=1))
         return gradient is not None and bool((layer.to_map(gradient, images) != 0).any())

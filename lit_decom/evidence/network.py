@@ -68,7 +68,7 @@ class Network:
         if not (isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"Expected the model to return logits (B, N), but got {shape}. Pass `logits=` to read them."
+                f"Expected the model to return logits (B, N), but got {shape}. Pass `read_logits=` to read them."
             )
         return logits if logits.dtype == torch.float64 else logits.float()
 

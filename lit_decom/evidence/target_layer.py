@@ -18,7 +18,7 @@ def find_target_layer(
     images: Tensor | None = None,
     *,
     min_positions: int = 7,
-    logits: ReadLogits | None = None,
+    read_logits: ReadLogits | None = None,
 ) -> TargetLayer:
     """Find the layer to explain, by name or as the deepest one that still tells where.
 
@@ -31,7 +31,7 @@ def find_target_layer(
         name: as in ``model.named_modules()``, or a dotted suffix that is unique.
         images: ``(B, C, H, W)``, what the network is used on; by default one image of noise, 224 x 224.
         min_positions: the smallest grid, along each side.
-        logits: as for :func:`lit_decom.capture`.
+        read_logits: as for :func:`lit_decom.capture`.
 
     Returns:
         The layer.
@@ -45,7 +45,7 @@ def find_target_layer(
     layers = {clean_name(full): TargetLayer(clean_name(full), module) for full, module in model.named_modules()}
     grids = {
         layers[full]: grid
-        for full, grid in feature_grids(model, images, logits).items()
+        for full, grid in feature_grids(model, images, read_logits).items()
         if not _NOT_A_STAGE.search(type(layers[full].module).__name__)
     }
     if not grids:
@@ -53,12 +53,12 @@ def find_target_layer(
     enough = min(min_positions, max(min(grid) for grid in grids.values()))
     deepest_first = [layer for layer, grid in reversed(grids.items()) if min(grid) >= enough]
     # Where nothing matters to the prediction there is no better choice than the deepest.
-    return next((layer for layer in deepest_first if _matters(model, layer, images, logits)), deepest_first[0])
+    return next((layer for layer in deepest_first if _matters(model, layer, images, read_logits)), deepest_first[0])
 
 
-def _matters(model: nn.Module, layer: TargetLayer, images: Tensor, logits: ReadLogits | None) -> bool:
+def _matters(model: nn.Module, layer: TargetLayer, images: Tensor, read_logits: ReadLogits | None) -> bool:
     try:
-        return depends_on(model, layer, images, logits)
+        return depends_on(model, layer, images, read_logits)
     except TargetLayerError:
         return False
 

@@ -130,10 +130,12 @@ def test_what_cannot_work_fails_before_the_first_step(tmp_path, arguments, words
 
 def test_an_output_without_logits_fails_before_the_first_step_and_can_be_read(tmp_path):
     watch = Watch()
-    with pytest.raises((MisconfigurationException, ValueError), match=r"return logits .*got dict\. Pass `logits=`"):
+    with pytest.raises(
+        (MisconfigurationException, ValueError), match=r"return logits .*got dict\. Pass `read_logits=`"
+    ):
         fit(tmp_path, watch, callback(), module=tiny(Unreadable))
     assert not watch.stepped
-    run = fit(tmp_path, callback(logits=lambda output: output["scores"]), module=tiny(Unreadable))
+    run = fit(tmp_path, callback(read_logits=lambda output: output["scores"]), module=tiny(Unreadable))
     assert run.callback_metrics["decomcam/errors"] == 0
 
 

@@ -344,9 +344,9 @@ def test_compiled_networks_are_explained_like_any_other(compiled, warm):
 )
 def test_logits_are_found_or_read(wrap, read):
     network, images = seeded(Answering(wrap)), noise_images()
-    evidence = capture(network, "stage2", images, TARGETS, logits=read)
+    evidence = capture(network, "stage2", images, TARGETS, read_logits=read)
     assert_plain(evidence, seeded(SmallCNN()), "stage2", images)
-    assert find_target_layer(network, images=images, logits=read).name == "layer"
+    assert find_target_layer(network, images=images, read_logits=read).name == "layer"
     again = evidence.relogits(images[:, None])
     torch.testing.assert_close(again[:, 0], evidence.logits, rtol=1e-5, atol=1e-6)
 
@@ -362,7 +362,9 @@ def test_logits_are_found_or_read(wrap, read):
     ],
 )
 def test_an_answer_without_logits_is_refused_with_the_remedy(wrap, got):
-    with pytest.raises(ValueError, match=rf"Expected the model to return logits \(B, N\), but got {got}.*`logits=`"):
+    with pytest.raises(
+        ValueError, match=rf"Expected the model to return logits \(B, N\), but got {got}.*`read_logits=`"
+    ):
         capture(seeded(Answering(wrap)), "stage2", noise_images(), 0)
 
 
