@@ -1,0 +1,378 @@
+"""How far a score would move with another draw of images: intervals that cover the truth as often as they say.
+
+A percentile bootstrap is too narrow where images are few: its 95 % interval of a mean covers the truth in .85 to .92 of
+all cases with 10 images (``pytest -m slow tests/functional/test_intervals.py`` shows it). So a mean gets a studentised
+interval, a share a Wilson interval, and any other statistic a bias-corrected and accelerated (BCa) one. Below
+:data:`MIN_IMAGES` images every function answers NaN: too few to tell. All of them count on the CPU in float64, so that
+a number does not depend on the device, and none depends on the order of the images.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+Interval = tuple[float, float]
+"""Low and high end; NaN for both where there are too few images or they do not tell."""
+
+MIN_IMAGES = 8
+"""The fewest images that get an interval. By simulation (our choice): from 8 on, a studentised 95 % interval of a mean
+covers in .93 to .98 of all cases, be the scores spread like a normal, uniform, U-shaped, exponential or log-normal
+variable; with fewer it gets wide (with 5, it is 1.7 times as wide as with 8) and less sure."""
+
+_NO_SPREAD = 1e-12  # variance relative to the squared largest deviation; below it, it is rounding
+
+
+def mean_intervals(values: Tensor, level: float = 0.95, *, n_resamples: int = 1000, seed: int = 0) -> Tensor:
+    """Give the studentised bootstrap (bootstrap-t) interval of the mean of each score.
+
+    A draw with replacement is compared with the sample in units of its own standard error,
+    ``t* = (mean* - mean) / se*``; with the quantiles ``q`` of these, the interval runs from ``mean - q_high se`` to
+    ``mean - q_low se``. Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), section 12.5.
+
+    An end is unknown where more draws than its tail has are without any spread: so it is for a score that is the same
+    in almost all images, such as 0 in 30 of 33. Then both ends are NaN.
+
+    Args:
+        values: one column per score ``(n, m)``; NaN where the score of an image is undefined, which leaves the image
+            out of that column.
+        level: coverage, between 0 and 1.
+        n_resamples: number of draws of as many images as there are, the same draws for all columns.
+        seed: seed of the draws, which leave the global random state alone.
+
+    Returns:
+        Low and high ends ``(m, 2)``; NaN for fewer than :data:`MIN_IMAGES` images, for values that are not finite, and
+        for identical values, which give no estimate of the spread (a share of 0 or 1 has :func:`share_intervals`).
+
+    Raises:
+        ValueError: when a shape does not fit, the level is no coverage, or the draws are too few for its tails.
+
+    Example:
+        >>> scores = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+        >>> mean_intervals(torch.stack([scores, torch.ones(8)], dim=1))
+        tensor([[0.2469, 0.6551],
+                [   nan,    nan]])
+    """
+    _check_columns("values", values)
+    tail_rank = _tail_rank(level, n_resamples)
+    sample = _sorted_columns(values)
+    counts = _defined(sample)
+    ends = torch.full((sample.shape[1], 2), torch.nan, dtype=torch.float64)
+    for n in torch.unique(counts[counts >= MIN_IMAGES]).tolist():
+        columns = counts == n
+        centre, scale, centred = _standardised(sample[:n, columns])
+        errors = _squared_errors(centred.mean(0), centred.square().mean(0), n)
+        drawn, drawn_errors = _drawn_means(centred, n_resamples, seed)
+        tails = _tails(drawn, drawn_errors, tail_rank)
+        found = centre[:, None] - tails * (scale * errors.sqrt())[:, None]
+        ends[columns] = found.where((errors > 0)[:, None], torch.nan)
+    return _like(ends, values)
+
+
+def difference_intervals(
+    first: Tensor, second: Tensor, level: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
+) -> Tensor:
+    """Give the studentised bootstrap interval of the difference of two means over different images.
+
+    As :func:`mean_intervals`, with both samples drawn and the standard error ``sqrt(s1^2 / n1 + s2^2 / n2)`` of Welch.
+    For two scores of the same images take :func:`mean_intervals` of their differences.
+
+    Args:
+        first: one column per score ``(n1, m)``; NaN where undefined.
+        second: the same scores of other images ``(n2, m)``; NaN where undefined.
+        level: coverage, between 0 and 1.
+        n_resamples: number of draws.
+        seed: seed of the draws.
+
+    Returns:
+        Ends of the interval of ``mean(first) - mean(second)``, ``(m, 2)``; NaN where either sample has fewer than
+        :data:`MIN_IMAGES` images, a value that is not finite, or identical values alone.
+
+    Raises:
+        ValueError: when a shape does not fit, the level is no coverage, or the draws are too few for its tails.
+
+    Example:
+        >>> scores = torch.arange(10.0)[:, None]
+        >>> difference_intervals(scores + 5, scores)
+        tensor([[2.1303, 7.9465]])
+    """
+    _check_columns("first", first)
+    _check_columns("second", second)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            "Expected `first` and `second` to have the same number of columns, "
+            f"but got {first.shape[1]} and {second.shape[1]}."
+        )
+    tail_rank = _tail_rank(level, n_resamples)
+    samples = _sorted_columns(first), _sorted_columns(second)
+    counts = torch.stack([_defined(sample) for sample in samples], dim=1)
+    ends = torch.full((len(counts), 2), torch.nan, dtype=torch.float64)
+    for sizes in torch.unique(counts[(counts >= MIN_IMAGES).all(1)], dim=0).tolist():
+        columns = (counts == torch.tensor(sizes)).all(1)
+        parts = [_standardised(sample[:n, columns]) for sample, n in zip(samples, sizes, strict=True)]
+        ends[columns] = _difference_ends(parts, tail_rank, n_resamples, seed)
+    return _like(ends, first)
+
+
+def share_intervals(values: Tensor, level: float = 0.95) -> Tensor:
+    """Give the Wilson interval of the share of ones in each column.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927). The formula of
+    ``scipy.stats.binomtest(...).proportion_ci(method="wilson")`` over all columns at once: that one takes a column at a
+    time, 0.8 ms each, and tests a hypothesis on the way.
+
+    Args:
+        values: 0 or 1 ``(n, m)``; NaN where the score of an image is undefined.
+        level: coverage, between 0 and 1.
+
+    Returns:
+        Low and high ends ``(m, 2)``; NaN for fewer than :data:`MIN_IMAGES` images.
+
+    Raises:
+        ValueError: when a shape does not fit, the level is no coverage, or a value is neither 0, 1 nor NaN.
+
+    Example:
+        >>> share_intervals(torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 0.0]]))
+        tensor([[0.5958, 0.9821],
+                [0.0000, 0.2775]])
+    """
+    low, high = _wilson(values, level)[:2]
+    return _like(torch.stack([low, high], dim=1), values)
+
+
+def share_difference_intervals(first: Tensor, second: Tensor, level: float = 0.95) -> Tensor:
+    """Give the interval of the difference of two shares over different images, from the Wilson interval of each.
+
+    Source: method 10 of Newcombe, Interval estimation for the difference between independent proportions (1998).
+
+    Args:
+        first: 0 or 1 ``(n1, m)``; NaN where undefined.
+        second: the same scores of other images ``(n2, m)``; NaN where undefined.
+        level: coverage, between 0 and 1.
+
+    Returns:
+        Ends of the interval of ``mean(first) - mean(second)``, ``(m, 2)`` in [-1, 1]; NaN where either sample has fewer
+        than :data:`MIN_IMAGES` images.
+
+    Raises:
+        ValueError: when a shape does not fit, the level is no coverage, or a value is neither 0, 1 nor NaN.
+
+    Example:
+        >>> share_difference_intervals(torch.tensor([[1.0]] * 9 + [[0.0]]), torch.tensor([[0.0]] * 10))
+        tensor([[0.4883, 0.9821]])
+    """
+    low, high, share = _wilson(first, level)
+    other_low, other_high, other = _wilson(second, level)
+    below = torch.hypot(share - low, other_high - other)
+    above = torch.hypot(high - share, other - other_low)
+    return _like(torch.stack([share - other - below, share - other + above], dim=1), first)
+
+
+def statistic_interval(
+    rows: Tensor,
+    statistic: Callable[[Tensor], Tensor],
+    level: float = 0.95,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Tensor:
+    """Give the bias-corrected and accelerated (BCa) bootstrap interval of a statistic that is no mean, by SciPy.
+
+    For a mean take :func:`mean_intervals`, which covers better and is far faster: with 10 to 20 images a BCa interval
+    of 95 % covers in .85 to .93 of all cases, with 64 in .91 to .94. Draws for which the statistic is not defined are
+    left out; where they are more than one in twenty, there is no interval.
+
+    Args:
+        rows: one row per image ``(n, width)``; rows whose first number is NaN are left out.
+        statistic: from the rows of drawn images ``(n, width)`` to a scalar.
+        level: coverage, between 0 and 1.
+        n_resamples: number of draws of ``n`` images.
+        seed: seed of the draws.
+
+    Returns:
+        Low and high end ``(2,)``; NaN for fewer than :data:`MIN_IMAGES` images and for a statistic that is not defined
+        or does not change with the images drawn.
+
+    Raises:
+        ValueError: when a shape does not fit, the level is no coverage, or the draws are too few for its tails.
+
+    Example:
+        >>> rows = torch.arange(1.0, 11.0)[:, None]
+        >>> statistic_interval(rows, lambda drawn: drawn.std())
+        tensor([2.2828, 4.0253])
+    """
+    _check_columns("rows", rows)
+    _tail_rank(level, n_resamples)
+    rows = _sorted_rows(rows.detach().cpu())
+    if len(rows) < MIN_IMAGES:
+        return _like(torch.full((2,), torch.nan), rows)
+
+    def of_images(drawn: np.ndarray) -> float:
+        return float(statistic(rows[torch.from_numpy(drawn)]))
+
+    found = _bca(of_images, len(rows), level, n_resamples, seed)
+    return _like(torch.tensor(found if np.isfinite(found).all() else (torch.nan, torch.nan), dtype=torch.float64), rows)
+
+
+def _bca(statistic: Callable[[np.ndarray], float], n: int, level: float, n_resamples: int, seed: int) -> Interval:
+    images = (np.arange(n),)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # degenerate cases are answered by NaN
+        drawn = stats.bootstrap(
+            images,
+            statistic,
+            n_resamples=n_resamples,
+            vectorized=False,
+            method="percentile",
+            random_state=np.random.default_rng(seed),
+        )
+        defined = drawn.bootstrap_distribution[np.isfinite(drawn.bootstrap_distribution)]
+        if len(defined) < 0.95 * n_resamples or defined.min() == defined.max():
+            return math.nan, math.nan
+        drawn.bootstrap_distribution = defined
+        found = stats.bootstrap(
+            images,
+            statistic,
+            n_resamples=0,
+            vectorized=False,
+            confidence_level=level,
+            method="BCa",
+            bootstrap_result=drawn,
+        )
+    low, high = found.confidence_interval
+    return float(low), float(high)
+
+
+def _difference_ends(parts: list[tuple[Tensor, Tensor, Tensor]], tail_rank: int, n_resamples: int, seed: int) -> Tensor:
+    """Ends ``(m, 2)`` of the difference of two samples, each a centre, a scale and its standardised values."""
+    # the unit of both samples is the larger scale, so that squares neither vanish nor overflow
+    unit = torch.maximum(parts[0][1], parts[1][1])
+    known = torch.ones_like(unit, dtype=torch.bool)
+    error = torch.zeros_like(unit)
+    drawn, drawn_error = torch.zeros(2, n_resamples, len(unit), dtype=torch.float64)
+    for part, (_, scale, centred) in enumerate(parts):
+        weight = scale / unit
+        errors = _squared_errors(centred.mean(0), centred.square().mean(0), len(centred))
+        means, mean_errors = _drawn_means(centred, n_resamples, 2 * seed + part)
+        known &= errors > 0
+        error = error + errors * weight.square()
+        drawn = drawn + (-1) ** part * means * weight
+        drawn_error = drawn_error + mean_errors * weight.square()
+    tails = _tails(drawn, drawn_error, tail_rank)
+    ends = (parts[0][0] - parts[1][0])[:, None] - tails * (unit * error.sqrt())[:, None]
+    return ends.where(known[:, None], torch.nan)
+
+
+def _standardised(sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean ``(m,)``, largest deviation from it ``(m,)`` and values ``(n, m)`` in these terms; 0 for equal values."""
+    # from the smallest value, since the mean of equal values may be rounded
+    offset = sample[0]
+    raised = sample - offset
+    mean = raised.mean(0)
+    centred = (raised - mean).masked_fill(raised[-1] == 0, 0.0)
+    scale = centred.abs().amax(0)
+    return offset + mean, scale, centred / torch.where(scale > 0, scale, 1.0)
+
+
+def _drawn_means(centred: Tensor, n_resamples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Means and their squared standard errors ``(n_resamples, m)`` of draws from the values ``(n, m)``."""
+    n, m = centred.shape
+    moments = _draws(n, n_resamples, seed) @ torch.cat([centred, centred.square()], dim=1)
+    return moments[:, :m], _squared_errors(moments[:, :m], moments[:, m:], n)
+
+
+def _squared_errors(means: Tensor, squares: Tensor, n: int) -> Tensor:
+    """Squared standard errors of means of n values, from their first and second moments; 0 for rounding."""
+    variances = squares - means.square()
+    return torch.where(variances > _NO_SPREAD, variances, 0.0) / (n - 1)
+
+
+def _tails(means: Tensor, squared_errors: Tensor, rank: int) -> Tensor:
+    """Order statistics ``(m, 2)`` of the studentised means, the upper one first; NaN where one is infinite."""
+    # means that differ from the sample's with no error of their own are infinitely far from it
+    t = torch.where(means.abs() > _NO_SPREAD, means, 0.0) / squared_errors.sqrt()
+    t = t.T.contiguous().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    ranks = [len(means) - rank, rank - 1]
+    # three times as fast as torch's quantile, which interpolates infinities to NaN
+    tails = torch.from_numpy(np.partition(t.numpy(), ranks, axis=1)[:, ranks])
+    return tails.where(tails.isfinite().all(1, keepdim=True), torch.nan)
+
+
+@lru_cache(maxsize=64)
+def _draws(n: int, n_resamples: int, seed: int) -> Tensor:
+    """How often each of n images is drawn, over n: ``(n_resamples, n)`` float64.
+
+    Over all draws every image comes equally often: a balanced bootstrap (Davison, Hinkley and Schechtman 1986), whose
+    ends depend less on the seed.
+    """
+    with torch.inference_mode(mode=False):
+        images = torch.arange(n).repeat(n_resamples)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        ones = torch.ones(n_resamples, n, dtype=torch.float64)
+        return torch.zeros_like(ones).scatter_add_(1, images[order].view(n_resamples, n), ones) / n
+
+
+def _wilson(values: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Low and high end of the shares of ones, and the shares, ``(m,)`` each."""
+    _check_columns("values", values)
+    _check_level(level)
+    sample = values.detach().cpu().double()
+    if not (sample.isnan() | (sample == 0) | (sample == 1)).all():
+        raise ValueError("Expected shares to be of values 0, 1 or NaN, but got other values.")
+    n = _defined(sample).double()
+    share = sample.nansum(0) / n
+    z = float(stats.norm.isf((1 - level) / 2))
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)).sqrt()
+    # at a share of 0 or 1 the interval ends there, which the sum would miss by rounding
+    low = torch.where(share == 0, 0.0, (centre - half).clamp(min=0))
+    high = torch.where(share == 1, 1.0, (centre + half).clamp(max=1))
+    few = n < MIN_IMAGES
+    return low.masked_fill(few, torch.nan), high.masked_fill(few, torch.nan), share
+
+
+def _tail_rank(level: float, n_resamples: int) -> int:
+    """Which of the sorted draws is the end of a tail."""
+    _check_level(level)
+    rank = math.floor((n_resamples + 1) * (1 - level) / 2 + 1e-9)
+    if rank < 1:
+        fewest = math.ceil(2 / (1 - level) - 1e-9) - 1
+        raise ValueError(
+            f"Expected `n_resamples` to be at least {fewest} for a level of {level}, but got {n_resamples}."
+        )
+    return rank
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"Expected `level` to be between 0 and 1, but got {level}.")
+
+
+def _check_columns(name: str, values: Tensor) -> None:
+    if values.ndim != 2:
+        raise ValueError(f"Expected `{name}` to have shape (n, m), but got {tuple(values.shape)}.")
+
+
+def _sorted_columns(values: Tensor) -> Tensor:
+    """Each column by size with NaN at its end, so that no interval depends on the order of the images."""
+    return values.detach().cpu().double().sort(dim=0).values
+
+
+def _sorted_rows(rows: Tensor) -> Tensor:
+    rows = rows[~rows[:, 0].isnan()]
+    for column in reversed(range(rows.shape[1])):
+        rows = rows[rows[:, column].argsort(stable=True)]
+    return rows
+
+
+def _defined(sample: Tensor) -> Tensor:
+    return (~sample.isnan()).sum(0)
+
+
+def _like(ends: Tensor, values: Tensor) -> Tensor:
+    return ends.to(values.device, values.dtype if values.is_floating_point() else torch.get_default_dtype())
