@@ -17,10 +17,14 @@ def channel_weights(activations: Tensor, gradients: Tensor, kind: ChannelWeight 
         activations: activations ``(B, C, h, w)``.
         gradients: gradients ``(B, C, h, w)`` of each image's target score.
         kind: ``"mean"`` over positions (Grad-CAM), ``"sum"`` over positions (DecomCAM; the same up to ``h w``), or
-            ``"grad_cam_pp"`` (Grad-CAM++: rectified gradients, weighted by ``g^2 / (2 g^2 + sum(a) g^3)``).
+            ``"grad_cam_pp"`` (Grad-CAM++, Chattopadhay et al. 2018, eq. 19: rectified gradients, weighted by
+            ``g^2 / (2 g^2 + sum(a) g^3)``). The code that most people use, pytorch-grad-cam, adds 1e-6 to the
+            denominator, which the paper does not. For gradients of logits the two agree; those of a cosine are of the
+            order of 1e-4, whose squares the constant drowns, and a weight of ``g / 2`` falls to ``10^6 g^3``. So it is
+            left out here.
 
     Returns:
-        Weights ``(B, C)``.
+        Weights ``(B, C)``; of ``"grad_cam_pp"``, a position whose denominator is 0 adds nothing.
 
     Raises:
         ValueError: if the kind is unknown.
@@ -30,14 +34,15 @@ def channel_weights(activations: Tensor, gradients: Tensor, kind: ChannelWeight 
         return gradients.sum(dim=(-2, -1))
     if kind == "mean":
         return gradients.mean(dim=(-2, -1))
-    squares = gradients.square()
-    denominator = 2 * squares + activations.sum(dim=(-2, -1), keepdim=True) * squares * gradients
-    alphas = torch.where(denominator == 0, torch.zeros_like(squares), squares / denominator)
-    return (alphas * gradients.relu()).sum(dim=(-2, -1))
+    # the fraction reduced by g^2, which no small gradient underflows
+    denominator = 2 + activations.sum(dim=(-2, -1), keepdim=True) * gradients
+    return torch.where(denominator == 0, 0.0, gradients.relu() / denominator).sum(dim=(-2, -1))
 
 
 def x_grad_cam_weights(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Weigh channels by the activation-weighted mean of their gradient (XGrad-CAM).
+    """Weigh channels by the activation-weighted mean of their gradient (XGrad-CAM, Fu et al. 2020).
+
+    Without the 1e-7 that pytorch-grad-cam adds to the sum of the activations.
 
     Args:
         activations: activations ``(B, C, h, w)``.

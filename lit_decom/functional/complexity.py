@@ -71,7 +71,7 @@ def effective_rank(singular_values: Tensor, valid: Tensor | None = None) -> Tens
         >>> effective_rank(torch.tensor([[2.0, 2.0, 0.0], [5.0, 0.0, 0.0]]))
         tensor([2., 1.])
     """
-    return _nats(_shares(_existing(singular_values, valid, "singular_values").square())).exp()
+    return _nats(_shares(_scaled(_existing(singular_values, valid, "singular_values")).square())).exp()
 
 
 def top_component_share(contributions: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -105,8 +105,14 @@ def _existing(values: Tensor, valid: Tensor | None, name: str) -> Tensor:
 
 
 def _shares(values: Tensor) -> Tensor:
+    scaled = _scaled(values)
+    return scaled / scaled.sum(dim=1, keepdim=True)
+
+
+def _scaled(values: Tensor) -> Tensor:
+    """Divide by the largest value of each row, so that neither sums nor squares overflow or vanish."""
     # 0 / 0 and inf / inf are the NaN that marks an undefined image
-    return values / values.sum(dim=1, keepdim=True)
+    return values / values.amax(dim=1, keepdim=True)
 
 
 def _nats(shares: Tensor) -> Tensor:

@@ -79,9 +79,10 @@ def energy_pointing_game(maps: Tensor, masks: Tensor) -> Tensor:
     """
     values, inside = _flat(maps, masks)
     energy = values.clamp(min=0)
-    total = energy.sum(dim=1)
-    share = energy.where(inside, 0).sum(dim=1) / total
-    return share.where((total > 0) & values.isfinite().all(dim=1) & inside.any(dim=1), torch.nan)
+    largest = energy.amax(dim=1, keepdim=True)
+    energy = energy / largest  # a sum of large values would overflow, and every share of it be 0
+    share = energy.where(inside, 0).sum(dim=1) / energy.sum(dim=1)
+    return share.where((largest.squeeze(1) > 0) & values.isfinite().all(dim=1) & inside.any(dim=1), torch.nan)
 
 
 def relevance_rank(maps: Tensor, masks: Tensor, ties: Ties = "stable") -> Tensor:

@@ -24,6 +24,33 @@ def test_grad_cam_pp_weights_of_zero_gradients_are_zero():
     assert channel_weights(ACTIVATIONS, torch.zeros_like(GRADIENTS), "grad_cam_pp").tolist() == [[0.0, 0.0]]
 
 
+def test_grad_cam_pp_weights_skip_a_position_whose_denominator_is_zero():
+    # sum of activations -2; 2 + sum(a) g is 0 at the first position, 1 at the second
+    found = channel_weights(torch.tensor([[[[-1.0, -1.0]]]]), torch.tensor([[[[1.0, 0.5]]]]), "grad_cam_pp")
+    assert found.tolist() == [[0.5]]
+
+
+def test_grad_cam_pp_weights_of_small_gradients_are_half_of_them():
+    for scale in (1e-4, 1e-25):
+        found = channel_weights(ACTIVATIONS, scale * GRADIENTS, "grad_cam_pp") / scale
+        # the rest of the denominator: 4 times 1e-4 over 2
+        torch.testing.assert_close(found, torch.tensor([[0.5, 1.0]]), rtol=4e-4, atol=0)
+
+
+def test_grad_cam_pp_weights_are_those_of_pytorch_grad_cam_but_for_its_constant():
+    peer = pytest.importorskip("pytorch_grad_cam.grad_cam_plusplus", exc_type=ImportError)
+
+    def theirs(gradients):
+        weights = peer.GradCAMPlusPlus.get_cam_weights(None, None, None, None, ACTIVATIONS.numpy(), gradients.numpy())
+        return torch.from_numpy(weights)
+
+    # 1e-6 over twice the square of the smallest positive gradient, .5
+    found = channel_weights(ACTIVATIONS, GRADIENTS, "grad_cam_pp")
+    torch.testing.assert_close(found, theirs(GRADIENTS), rtol=2e-6, atol=0)
+    cosine = channel_weights(ACTIVATIONS, 1e-4 * GRADIENTS, "grad_cam_pp")
+    assert (theirs(1e-4 * GRADIENTS) < 0.05 * cosine).all()
+
+
 def test_x_grad_cam_weights_by_hand():
     # Gradient times activation sums to -5 and 1, the activations to 4 and 2.
     assert x_grad_cam_weights(ACTIVATIONS, GRADIENTS).tolist() == [[-1.25, 0.5]]

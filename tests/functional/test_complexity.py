@@ -72,6 +72,14 @@ def test_an_undefined_image_is_nan_and_leaves_the_others_alone(score):
     assert values[0] == clean[0]
 
 
+@pytest.mark.parametrize("scale", [1e-38, 3e38])
+@pytest.mark.parametrize("score", [gini, entropy, effective_rank, top_component_share])
+def test_values_whose_sum_overflows_or_squares_vanish_are_scored_alike(score, scale):
+    rows = torch.rand(3, 9, generator=torch.Generator().manual_seed(0)) / 2 + 0.5
+    # 1e-38 is near the smallest normal float32: half of it has lost a digit
+    torch.testing.assert_close(score(scale * rows), score(rows), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("score", [gini, entropy, effective_rank, top_component_share])
 def test_half_precision_is_computed_in_single(score):
     rows = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)).half()

@@ -95,6 +95,11 @@ def test_negative_values_are_no_energy():
     assert energy_pointing_game(-signed.abs(), masks).isnan().all()
 
 
+def test_energy_whose_sum_overflows_has_shares():
+    maps, masks = random_case()
+    torch.testing.assert_close(energy_pointing_game(3e38 * maps, masks), energy_pointing_game(maps, masks))
+
+
 def test_relevance_rank_agrees_with_a_sorted_list():
     maps, masks = random_case()
     expected = []
