@@ -67,7 +67,8 @@ def resolve_layer(model: nn.Module, name: str) -> TargetLayer:
 
     Args:
         model: the network.
-        name: as in ``model.named_modules()``, or for instance ``layer4`` for ``model.layer4``.
+        name: as in ``model.named_modules()`` or one more name of the same submodule, or for instance ``layer4`` for
+            ``model.layer4``.
 
     Returns:
         The layer.
@@ -75,9 +76,9 @@ def resolve_layer(model: nn.Module, name: str) -> TargetLayer:
     Raises:
         TargetLayerError: if no submodule, or more than one, goes by that name.
     """
+    if (module := _by_path(model, name)) is not None:
+        return TargetLayer(name, module)
     modules = {clean_name(full): module for full, module in model.named_modules() if full}
-    if name in modules:
-        return TargetLayer(name, modules[name])
     matches = [full for full in modules if full.endswith(f".{name}")]
     if len(matches) == 1:
         return TargetLayer(matches[0], modules[matches[0]])
@@ -88,6 +89,16 @@ def resolve_layer(model: nn.Module, name: str) -> TargetLayer:
         f"Expected `target_layer` to be a submodule of {type(model).__name__}, but got {name!r}. "
         f"Known ones: {_listed(candidates)}."
     )
+
+
+def _by_path(model: nn.Module, name: str) -> nn.Module | None:
+    """Follow a dotted name; `named_modules` tells only the first name of a submodule that has several."""
+    module: nn.Module | None = model
+    for part in name.split("."):
+        while module is not None and part not in module._modules and "_orig_mod" in module._modules:  # noqa: SLF001
+            module = module._modules["_orig_mod"]  # noqa: SLF001
+        module = None if module is None else module._modules.get(part)  # noqa: SLF001
+    return module
 
 
 def clean_name(name: str) -> str:

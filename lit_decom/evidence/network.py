@@ -1,13 +1,14 @@
 """Running a network with detached weights in a precision and layout of our own, while the module stays untouched."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from lit_decom.evidence.substitution import Slot, slots, substituted
 from lit_decom.functional.base import widened
 
 ScoreDtype = Literal["float32", "bfloat16"]
@@ -17,7 +18,9 @@ ReadLogits = Callable[[Any], Tensor]
 class Network:
     """A model with detached weights, so that nothing before the target layer is recorded and the module is untouched.
 
-    Weights of plain convolutions are laid out channels-last, and half-precision weights are widened to float32.
+    Weights of plain convolutions are laid out channels-last, and half-precision weights are widened to float32. Every
+    place that holds a parameter gets its replacement, and one parameter has one replacement: weights that several
+    modules share, and modules with several names, are run and put back like any other.
 
     Args:
         model: the network.
@@ -34,15 +37,17 @@ class Network:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._perturbed = perturbed
         self._rounded = True
-        self._weights: dict[ScoreDtype, dict[str, Tensor]] = {}
-        self._versions = _versions(model)
+        self._parameters = slots(model, "_parameters")
+        self._buffers = [(slot, buffer) for slot, buffer in slots(model, "_buffers") if _usable(buffer) is not buffer]
+        self._versions = [_version(parameter) for _, parameter in self._parameters]
+        self._weights: dict[ScoreDtype, dict[Tensor, Tensor]] = {}  # by the parameter; a tensor's hash is its identity
         _keep_freed_memory()
 
     def __call__(self, images: Tensor, dtype: ScoreDtype = "float32") -> Tensor:
         """Run the model.
 
         Args:
-            images: ``(n, 3, H, W)``.
+            images: ``(n, 3, H, W)``; the model gets a copy, which it may change in place.
             dtype: ``"bfloat16"`` runs under autocast.
 
         Returns:
@@ -52,10 +57,7 @@ class Network:
             ValueError: if the output holds no such logits.
             RuntimeError: if the model was trained on since this network was made.
         """
-        if _versions(self.model) != self._versions:
-            raise RuntimeError(
-                "Expected the model's weights to be those of the capture, but they have changed since then."
-            )
+        self._check_unchanged()
         try:
             logits = self._run(images, dtype)
         except RuntimeError:
@@ -72,32 +74,47 @@ class Network:
             )
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def _run(self, images: Tensor, dtype: ScoreDtype) -> Tensor:
+    def weights_in_place(self, dtype: ScoreDtype = "float32") -> AbstractContextManager[None]:
+        """Let the model itself compute with the detached weights while a block runs.
+
+        A backward pass through a checkpointed part needs it: that part runs again then, and must find the same weights.
+
+        Args:
+            dtype: as for a call.
+        """
         if dtype not in self._weights:
             self._weights[dtype] = self._prepare(dtype)
         weights = self._weights[dtype]
-        images = images.to(_input_dtype(weights)).contiguous(memory_format=self._format)
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-            return self._read(functional_call(self.model, weights, (images,)))
+        parameters = [(slot, weights[parameter]) for slot, parameter in self._parameters]
+        # Made anew each time: what a forward pass writes into a copy of a buffer shall not reach the next one.
+        buffers = {buffer: _usable(buffer) for _, buffer in self._buffers}
+        return substituted(parameters + [(slot, buffers[buffer]) for slot, buffer in self._buffers])
 
-    def _prepare(self, dtype: ScoreDtype) -> dict[str, Tensor]:
+    def _run(self, images: Tensor, dtype: ScoreDtype) -> Tensor:
+        with self.weights_in_place(dtype):
+            # Always a copy: forwards that normalise in place would change the caller's images otherwise.
+            images = images.to(_input_dtype(self._weights[dtype]), copy=True, memory_format=self._format)
+            with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+                return self._read(self.model(images))
+
+    def _check_unchanged(self) -> None:
+        for (slot, parameter), version in zip(self._parameters, self._versions, strict=True):
+            if slot.tensor is not parameter or _version(parameter) != version:
+                raise RuntimeError(
+                    "Expected the model's weights to be those of the capture, but they have changed since then."
+                )
+
+    def _prepare(self, dtype: ScoreDtype) -> dict[Tensor, Tensor]:
         # Rounding what is laid out already takes half the time of doing both again.
         weights = dict(self._weights.get("float32") or self._detached())
-        for prefix, module in self.model.named_modules():
-            # Subclasses may do anything with their weight: only the plain ones are laid out and rounded.
-            if type(module) in {nn.Conv2d, nn.Linear} and (name := f"{prefix}.weight".lstrip(".")) in weights:
-                weight = weights[name]
-                weight = weight.contiguous(memory_format=self._format) if weight.ndim == 4 else weight
-                weights[name] = weight.to(torch.bfloat16) if dtype == "bfloat16" and self._rounded else weight
-        return {name: _perturbed(weight) for name, weight in weights.items()} if self._perturbed else weights
+        for parameter in _plain_weights(self._parameters):
+            weight = weights[parameter]
+            weight = weight.contiguous(memory_format=self._format) if weight.ndim == 4 else weight
+            weights[parameter] = weight.to(torch.bfloat16) if dtype == "bfloat16" and self._rounded else weight
+        return {parameter: _perturbed(weight) for parameter, weight in weights.items()} if self._perturbed else weights
 
-    def _detached(self) -> dict[str, Tensor]:
-        weights = {name: _usable(weight) for name, weight in self.model.named_parameters()}
-        return weights | {
-            name: _usable(buffer)
-            for name, buffer in self.model.named_buffers()
-            if buffer.is_inference() or widened(buffer) is not buffer
-        }
+    def _detached(self) -> dict[Tensor, Tensor]:
+        return {parameter: _usable(parameter.detach()) for _, parameter in self._parameters}
 
 
 @cache
@@ -110,13 +127,26 @@ def _keep_freed_memory() -> None:
     torch.empty(2**25 - 2**14, dtype=torch.uint8, device="cpu")
 
 
+def _plain_weights(parameters: list[tuple[Slot, Tensor]]) -> set[Tensor]:
+    """Tell which parameters may be laid out and rounded: weights of plain convolutions and linear layers, nothing else.
+
+    Subclasses may do anything with their weight, and so may another module that shares it.
+    """
+    plain: set[Tensor] = set()
+    other: set[Tensor] = set()
+    for slot, parameter in parameters:
+        is_plain = type(slot.module) in {nn.Conv2d, nn.Linear} and slot.name == "weight"
+        (plain if is_plain else other).add(parameter)
+    return plain - other
+
+
 def _usable(tensor: Tensor) -> Tensor:
-    # Autograd refuses to save what was made in inference mode.
-    tensor = widened(tensor.detach())
+    """Widen half precision; copy what was made in inference mode, which autograd refuses to save."""
+    tensor = widened(tensor)
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _input_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
+def _input_dtype(weights: Mapping[Tensor, Tensor]) -> torch.dtype:
     # A single float64 parameter, a temperature for instance, makes no float64 network.
     wide = bool(weights) and all(weight.dtype == torch.float64 for weight in weights.values())
     return torch.float64 if wide else torch.float32
@@ -129,8 +159,11 @@ def _perturbed(weight: Tensor) -> Tensor:
     return noise.to(weight.device)
 
 
-def _versions(model: nn.Module) -> list[int]:
-    return [0 if weight.is_inference() else weight._version for weight in model.parameters()]  # noqa: SLF001
+def _version(parameter: Tensor) -> tuple[int, int]:
+    """Count of in-place writes, and where the numbers are, since ``parameter.data = other`` counts as no write."""
+    # Subclasses, quantised weights for instance, need have no storage of their own.
+    address = parameter.data_ptr() if type(parameter) in {Tensor, nn.Parameter} else 0
+    return 0 if parameter.is_inference() else parameter._version, address  # noqa: SLF001
 
 
 def _read_logits(output: Any) -> Tensor:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lit_decom.isolation import isolated_random_state
 
@@ -20,8 +20,8 @@ def observing(model: nn.Module) -> Iterator[None]:
     Inside the block every submodule is in eval mode, gradients are on (also under ``inference_mode`` and ``no_grad``),
     autocast and TF32 are off, compiled submodules run eagerly (hooks never fire on a compiled graph), nothing is
     checkpointed where a flag of the model decides it, and parameters start with no ``.grad``. At the end, also after an
-    exception, each submodule's own mode, ``requires_grad``, ``.grad``, buffers and all global random states are as
-    before. It may be entered again inside itself.
+    exception, each submodule's own mode, parameters, ``requires_grad``, ``.grad``, buffers and all global random states
+    are as before. It may be entered again inside itself.
 
     Args:
         model: the network.
@@ -39,7 +39,7 @@ def observing(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(_full_precision(device))
         stack.enter_context(_eager())
-        stack.enter_context(_buffers_kept(modules))
+        stack.enter_context(_tensors_kept(modules))
         try:
             for module in modules:
                 module.training = False
@@ -66,28 +66,31 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _buffers_kept(modules: list[nn.Module]) -> Iterator[None]:
+def _tensors_kept(modules: list[nn.Module]) -> Iterator[None]:
+    """Keep which tensor each module holds under which name, and what the buffers among them contain."""
     # Not named_buffers(), which hides who owns a buffer and leaves out those that are None so far.
-    owned = [dict(module._buffers) for module in modules]  # noqa: SLF001
-    tensors = {id(tensor): tensor for buffers in owned for tensor in buffers.values() if tensor is not None}
-    contents = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    held: list[dict[str, Any]] = [d for module in modules for d in (module._parameters, module._buffers)]  # noqa: SLF001
+    owned = [dict(tensors) for tensors in held]
+    buffers = {tensor for tensors in owned[1::2] for tensor in tensors.values() if tensor is not None}
+    contents = [(buffer, buffer.detach().clone()) for buffer in buffers]
     try:
         yield
     finally:
-        for module, buffers in zip(modules, owned, strict=True):
-            _restore_names(module._buffers, buffers)  # noqa: SLF001 -- setattr would run a module's own code
-        for key, tensor in tensors.items():
-            if not torch.equal(tensor, contents[key]):
+        for now, before in zip(held, owned, strict=True):
+            _restore_names(now, before)
+        for buffer, content in contents:
+            if not torch.equal(buffer, content):
                 with torch.no_grad():
-                    tensor.copy_(contents[key])
+                    buffer.copy_(content)
 
 
-def _restore_names(held: dict[str, Tensor | None], buffers: dict[str, Tensor | None]) -> None:
-    for name in set(held) - set(buffers):
+def _restore_names(held: dict[str, Any], tensors: dict[str, Any]) -> None:
+    # Not by setattr, which would run a module's own code.
+    for name in set(held) - set(tensors):
         del held[name]
-    for name, buffer in buffers.items():
-        if name not in held or held[name] is not buffer:
-            held[name] = buffer
+    for name, tensor in tensors.items():
+        if name not in held or held[name] is not tensor:
+            held[name] = tensor
 
 
 def _eager() -> AbstractContextManager[Any]:

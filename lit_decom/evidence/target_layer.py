@@ -1,13 +1,18 @@
 """Which layer to explain when nobody says."""
 
 import re
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_decom.evidence.capture import depends_on, feature_grids
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
-from lit_decom.evidence.network import ReadLogits
+from lit_decom.evidence.network import Network, ReadLogits
+from lit_decom.evidence.observing import observing
+from lit_decom.evidence.recorder import backward, record
 
 _NOT_A_STAGE = re.compile(r"^(Pool|Dropout|Identity|Flatten)|Pool[123]d$")
 
@@ -54,6 +59,67 @@ def find_target_layer(
     deepest_first = [layer for layer, grid in reversed(grids.items()) if min(grid) >= enough]
     # Where nothing matters to the prediction there is no better choice than the deepest.
     return next((layer for layer in deepest_first if _matters(model, layer, images, read_logits)), deepest_first[0])
+
+
+def feature_grids(
+    model: nn.Module, images: Tensor, read_logits: ReadLogits | None = None
+) -> dict[str, tuple[int, int]]:
+    """Tell which submodules run once per forward pass and return a feature grid, in the order in which they finish.
+
+    Args:
+        model: the network.
+        images: ``(B, 3, H, W)``.
+        read_logits: as for :func:`lit_decom.capture`.
+
+    Returns:
+        Grid ``(h, w)`` of each, by name.
+    """
+    notes = [_GridNote(TargetLayer(clean_name(name), module), images) for name, module in model.named_modules() if name]
+    finished: list[_GridNote] = []
+    with observing(model), torch.no_grad(), ExitStack() as stack:
+        for note in notes:
+            stack.callback(note.layer.module.register_forward_hook(partial(note.hook, finished)).remove)
+        Network(model, read_logits, channels_last=False)(images)
+    return {note.layer.name: note.grid for note in dict.fromkeys(finished) if note.grid and note.calls == 1}
+
+
+@dataclass(eq=False)
+class _GridNote:
+    """What a forward pass shows of one submodule: how often it ran, and the grid that it returned."""
+
+    layer: TargetLayer
+    images: Tensor
+    calls: int = 0
+    grid: tuple[int, int] | None = None
+
+    def hook(self, finished: list["_GridNote"], _module: nn.Module, _args: Any, output: Any) -> None:
+        self.calls += 1
+        finished.append(self)
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(first, Tensor):
+            with suppress(TargetLayerError):
+                shape = self.layer.to_map(first, self.images).shape
+                self.grid = (shape[-2], shape[-1])
+
+
+def depends_on(model: nn.Module, layer: TargetLayer, images: Tensor, read_logits: ReadLogits | None = None) -> bool:
+    """Tell whether the logits can depend on the positions of a layer.
+
+    Weights that are all zero, as of a head that was not trained yet, are looked through.
+
+    Args:
+        model: the network.
+        layer: the layer.
+        images: ``(B, 3, H, W)``.
+        read_logits: as for :func:`lit_decom.capture`.
+
+    Returns:
+        Whether any gradient arrives at a position of the feature grid.
+    """
+    with observing(model):
+        network, recorder, out = record(model, layer, images, read_logits, perturbed=True)
+        gradient = backward(network, recorder, images, out, lambda out, _: out.square().sum(dim=1))
+        return gradient is not None and bool((layer.to_map(gradient, images) != 0).any())
 
 
 def _matters(model: nn.Module, layer: TargetLayer, images: Tensor, read_logits: ReadLogits | None) -> bool:

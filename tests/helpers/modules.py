@@ -61,8 +61,11 @@ class Tiny(pl.LightningModule):
         self.freeze_first_norm = freeze_first_norm
         self.lr = lr
 
+    def features(self, images: Tensor) -> Tensor:
+        return self.second(self.first(images))
+
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.drop(self.second(self.first(images)).mean(dim=(2, 3))))
+        return self.head(self.drop(self.features(images).mean(dim=(2, 3))))
 
     def on_train_start(self) -> None:
         if self.freeze_first_norm:
@@ -107,6 +110,94 @@ class TinyFaulty(Tiny):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.drop(self.fault(self.second(self.first(images)).mean(dim=(2, 3)))))
+
+
+class Aliased(Tiny):
+    """Its second stage goes by a second name, under which it is run."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.stage = self.second
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.stage(self.first(images))
+
+
+class Repeated(Tiny):
+    """Runs one block twice, out of a list, and another one twice, out of a sequence."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        block, other = (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(2))
+        self.blocks = nn.ModuleList([block, block])
+        self.sequence = nn.Sequential(other, other)
+
+    def features(self, images: Tensor) -> Tensor:
+        values = self.first(images)
+        for block in self.blocks:
+            values = block(values)
+        return self.second(self.sequence(values))
+
+
+class NormTwice(Tiny):
+    """Normalises twice by one BatchNorm that has two names."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.norm = nn.BatchNorm2d(8)
+        self.same_norm = self.norm
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.second(self.same_norm(self.norm(self.first(images)).relu()))
+
+
+class Tied(Tiny):
+    """Weights of different modules are one parameter: two linear layers, and a convolution and its transpose."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.squeeze, self.expand = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.expand.weight = self.squeeze.weight
+        self.down, self.up = nn.Conv2d(8, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 3, padding=1)
+        self.up.weight = self.down.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = self.second(self.up(self.down(self.first(images)).relu())).mean(dim=(2, 3))
+        return self.head(self.drop(self.expand(self.squeeze(pooled).tanh())))
+
+
+class TwoNames(Tiny):
+    """One parameter by two names in one module, and by a third in a list."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 1.5))
+        self.same_scale = self.scale
+        self.scales = nn.ParameterList([self.scale])
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.second(self.first(images) * self.scale * self.same_scale.sigmoid() + self.scales[0])
+
+
+class Parametrized(Tiny):
+    """Weights that are computed from others, one of them in a block that is run twice."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        nn.utils.parametrizations.weight_norm(self.first[0])
+        nn.utils.parametrizations.spectral_norm(self.head)
+        self.block = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3, padding=1))
+        self.blocks = nn.ModuleList([self.block, self.block])
+
+    def features(self, images: Tensor) -> Tensor:
+        values = self.first(images)
+        for block in self.blocks:
+            values = block(values).relu()
+        return self.second(values)
+
+
+SHARING = (Aliased, Repeated, NormTwice, Tied, TwoNames, Parametrized)
+"""Networks that hold a module or a parameter more than once."""
 
 
 class Keep(pl.callbacks.Checkpoint):

@@ -1,0 +1,177 @@
+"""The forward pass that is cut at a layer, and the backward pass that ends there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointError
+
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError
+from lit_decom.evidence.network import Network, ReadLogits
+from lit_decom.evidence.targets import TargetScore
+from lit_decom.functional.base import widened
+
+
+def record(
+    model: nn.Module, layer: TargetLayer, images: Tensor, read: ReadLogits | None, *, perturbed: bool = False
+) -> tuple[Network, "Recorder", Tensor]:
+    """Run a model forward and record what one layer returns.
+
+    Args:
+        model: the network; inside :func:`observing`.
+        layer: the layer.
+        images: ``(B, 3, H, W)``.
+        read: reads the logits from the model's output.
+        perturbed: as for :class:`Network`.
+
+    Returns:
+        The network as it was run, what recorded, and the logits ``(B, N)`` with the graph from the layer on.
+    """
+    network, recorder = Network(model, read, channels_last=True, perturbed=perturbed), Recorder(layer)
+    try:
+        return network, recorder, recorder.run(network, images)
+    except RuntimeError as error:
+        # A forward that calls `.view` on a feature map needs the contiguous layout.
+        if "view" not in str(error):
+            raise
+    network = Network(model, read, channels_last=False, perturbed=perturbed)
+    return network, recorder, recorder.run(network, images)
+
+
+def arranged(layer: TargetLayer, network: Network, output: Tensor, images: Tensor) -> Callable[[Tensor], Tensor]:
+    """Tell how to bring what the layer returned to ``(B, C, h, w)``.
+
+    Args:
+        layer: the layer.
+        network: what ran it.
+        output: what it returned.
+        images: the images ``(B, 3, H, W)`` that went in.
+
+    Returns:
+        The function to be used on the output and on its gradient.
+    """
+    batch = len(images)
+    if batch > 1 and output.ndim == 3 and output.shape[:2] == (batch, batch):
+        # As many tokens as images: (B, T, C) or (T, B, C)? One image alone tells.
+        alone = Recorder(layer)
+        alone.run(network, images[:1])
+        if alone.leaf.shape[1] == 1:
+            return lambda tokens: layer.to_map(tokens.transpose(0, 1), images)
+    return lambda tokens: layer.to_map(tokens, images)
+
+
+class Recorder:
+    """A forward hook that cuts the graph at a layer: what follows depends on a leaf, what came before is forgotten.
+
+    Args:
+        layer: the layer; :attr:`leaf` is what it returned in the last run.
+    """
+
+    def __init__(self, layer: TargetLayer) -> None:
+        self.layer = layer
+        self.calls = 0
+        self.leaf = torch.empty(0)
+
+    def run(self, network: Network, images: Tensor) -> Tensor:
+        """Run a network forward, with the hook in place meanwhile.
+
+        Args:
+            network: the network.
+            images: ``(B, 3, H, W)``.
+
+        Returns:
+            Logits ``(B, N)``.
+
+        Raises:
+            TargetLayerError: if the layer does not run exactly once, or returns no tensor.
+            ValueError: if there are not as many logits as images.
+        """
+        self.calls = 0
+        handle = self.layer.module.register_forward_hook(self.hook)
+        try:
+            logits = network(images)
+        finally:
+            handle.remove()
+        if self.calls != 1:
+            remedy = (
+                "Choose the block around it." if self.calls else "Is it part of the model, and of this forward pass?"
+            )
+            raise TargetLayerError(
+                f"Expected `target_layer` {self.layer.name!r} to run once in a forward pass, but it ran {self.calls} "
+                f"times. {remedy}"
+            )
+        if len(logits) != len(images):
+            raise ValueError(f"Expected logits for {len(images)} images, but got {tuple(logits.shape)}.")
+        return logits
+
+    def hook(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        """Put a leaf in the place of what the layer returned."""
+        self.calls += 1
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if not isinstance(first, Tensor):
+            raise TargetLayerError(
+                f"Expected `target_layer` {self.layer.name!r} to return a tensor, but got {type(first).__name__}."
+            )
+        with torch.enable_grad():
+            # Clones, since in-place operations may follow, on what went into the layer as on what came out of it.
+            self.leaf = widened(first.detach()).clone().requires_grad_()
+            shown = self.leaf.clone()
+        if first is output:
+            return shown
+        rest = [shown, *output[1:]]
+        return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
+
+
+class _RecordingKept(TorchFunctionMode):
+    """Keeps autograd recording where a model's forward turns it off, as around a frozen backbone."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:  # noqa: SLF001 -- what `no_grad` calls
+            args = (True,)
+        return func(*args, **(kwargs or {}))
+
+
+def backward(network: Network, recorder: Recorder, images: Tensor, logits: Tensor, score: TargetScore) -> Tensor | None:
+    """Run a model backward from the scores to the layer.
+
+    Args:
+        network: what ran forward.
+        recorder: what recorded the forward pass.
+        images: the images ``(B, 3, H, W)`` that went in, for a second forward pass where the first recorded nothing.
+        logits: what came out, ``(B, N)``.
+        score: from logits to the score of every image.
+
+    Returns:
+        Gradient of every image's score at what the layer returned; None where none arrives.
+
+    Raises:
+        TargetLayerError: if the layer is inside a part that is checkpointed.
+        ValueError: if ``score`` does not return one score per image.
+    """
+    try:
+        gradient = _gradient(network, logits, score, recorder.leaf)
+        if gradient is None:
+            with _RecordingKept():
+                logits = recorder.run(network, images)
+            gradient = _gradient(network, logits, score, recorder.leaf)
+    except CheckpointError as error:
+        raise TargetLayerError(
+            f"Expected `target_layer` {recorder.layer.name!r} not to be inside a part that is checkpointed. "
+            "Choose the block around it, or turn checkpointing off."
+        ) from error
+    return gradient
+
+
+def _gradient(network: Network, logits: Tensor, score: TargetScore, leaf: Tensor) -> Tensor | None:
+    scores = score(logits, torch.arange(len(logits), device=logits.device))
+    if scores.shape != (len(logits),):
+        raise ValueError(f"Expected `targets` to score each of {len(logits)} images, but got {tuple(scores.shape)}.")
+    if not scores.requires_grad:
+        return None
+    # A checkpointed part behind the layer runs again now, and must find the weights that it ran with.
+    with network.weights_in_place():
+        return torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0]
