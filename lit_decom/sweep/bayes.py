@@ -8,10 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from filelock import BaseFileLock
+
 from lit_decom.sweep.errors import SweepError
-from lit_decom.sweep.files import Lock
+from lit_decom.sweep.files import locked
 from lit_decom.sweep.spec import Sweep
-from lit_decom.sweep.trials import Outcome, Workshop
+from lit_decom.sweep.trials import Outcome, TrialRunner
 
 _MISSING = "Expected `optuna` to be installed: pip install 'lit-decom[sweep]'"
 _RETRY_OF, _WORKER, _OUTCOME = "retry_of", "worker", "outcome"
@@ -22,40 +24,40 @@ class Bayes:
     """One worker's view of a study.
 
     Attributes:
-        workshop: where trials are run.
+        runner: runs one trial after another.
         study: ``optuna.Study``.
         seed: of the sampler.
         n_trials: how many trials the study is to have, over all workers and resumptions, without the lost ones.
-        private: whether every worker of the study shares the workshop's directory, as with the default journal file.
+        private: whether every worker of the study shares the runner's directory, as with the default journal file.
     """
 
-    workshop: Workshop
+    runner: TrialRunner
     study: Any
     seed: int
     n_trials: int
     private: bool
 
-    def work(self, tell: Callable[[Outcome], None], keep_going: Callable[[], bool]) -> None:
+    def work(self, report: Callable[[Outcome], None], keep_going: Callable[[], bool]) -> None:
         """Run trials until the study has enough."""
         while keep_going() and (asked := self._ask()) is not None:
             trial, params, lock = asked
             try:
-                watch = self._watch(trial) if self.workshop.sweep.early_terminate is not None else None
-                outcome = self.workshop.run(trial.number, params, watch)
+                watch = self._watch(trial) if self.runner.sweep.early_terminate is not None else None
+                outcome = self.runner.run(trial.number, params, watch)
                 if outcome is None:
                     return
                 # what is known per image stays in the directory: databases limit the length of what they keep
                 readings = {name: replace(reading, per_image=None) for name, reading in outcome.readings.items()}
                 trial.set_user_attr(_OUTCOME, asdict(replace(outcome, readings=readings)))
                 self._tell(trial.number, outcome)
-                tell(outcome)
+                report(outcome)
             finally:
                 lock.release()
 
-    def _ask(self) -> tuple[Any, dict[str, Any], Lock] | None:
+    def _ask(self) -> tuple[Any, dict[str, Any], BaseFileLock] | None:
         """Begin a trial and hold its lock, or find that there are enough."""
         optuna = load_optuna()
-        with Lock(self.workshop.path / "locks" / "ask.lock").held():
+        with locked(self.runner.path / "locks" / "ask.lock"):
             self._take_up_the_dead()
             begun = self._begun()
             waiting = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,))
@@ -64,10 +66,10 @@ class Bayes:
             # Seeded anew by what there is, so that a resumed study goes on as it would have.
             self.study.sampler = optuna.samplers.TPESampler(seed=zlib.crc32(f"{self.seed}/{begun}".encode()))
             trial = self.study.ask()
-            lock = Lock(self.workshop.lock(trial.number))
-            lock.try_acquire()
+            lock = self.runner.lock(trial.number)
+            lock.acquire()
             trial.set_user_attr(_WORKER, self._me)
-            params = {parameter.name: parameter.suggest(trial) for parameter in self.workshop.sweep.parameters}
+            params = {parameter.name: parameter.suggest(trial) for parameter in self.runner.sweep.parameters}
             return trial, params, lock
 
     def _begun(self) -> int:
@@ -89,26 +91,25 @@ class Bayes:
         for trial in trials:
             worker = trial.user_attrs.get(_WORKER)
             ours = worker == self._me or (worker is None and self.private)
-            lock = Lock(self.workshop.lock(trial.number))
-            if trial.state != states.RUNNING or not ours or not lock.try_acquire():
+            if trial.state != states.RUNNING or not ours or (lock := self.runner.claim(trial.number)) is None:
                 continue
             try:
-                outcome = self.workshop.outcome(trial.number)
+                outcome = self.runner.outcome(trial.number)
                 if outcome is not None:
                     # it died between writing its outcome and telling the study
                     self._tell(trial.number, outcome)
                     continue
-                whole = set(trial.params) == {parameter.name for parameter in self.workshop.sweep.parameters}
+                whole = set(trial.params) == {parameter.name for parameter in self.runner.sweep.parameters}
                 if whole and trial.number not in retried:
                     self.study.enqueue_trial(trial.params, user_attrs={_RETRY_OF: trial.number})
                 self.study.tell(trial.number, state=states.FAIL)
-                self.workshop.set_aside(trial.number)
+                self.runner.set_aside(trial.number)
             finally:
                 lock.release()
 
     def _tell(self, number: int, outcome: Outcome) -> None:
         states = load_optuna().trial.TrialState
-        values = [outcome.readings[o.name].value for o in self.workshop.sweep.objectives if o.name in outcome.readings]
+        values = [outcome.readings[o.name].value for o in self.runner.sweep.objectives if o.name in outcome.readings]
         if outcome.state == "complete":
             self.study.tell(number, values)
         else:
@@ -123,7 +124,7 @@ class Bayes:
 
     @property
     def _me(self) -> str:
-        return f"{socket.gethostname()}:{self.workshop.path.resolve()}"
+        return f"{socket.gethostname()}:{self.runner.path.resolve()}"
 
 
 def load_optuna() -> ModuleType:

@@ -1,4 +1,4 @@
-"""What is looked at before the first trial, so that a sweep that cannot work does not begin."""
+"""Checks made before the first trial, so that a sweep with a wrong parameter or objective is refused at once."""
 
 import contextlib
 import io
@@ -10,12 +10,20 @@ from typing import Any
 
 from lit_decom.sweep.errors import SweepError, near, tail
 from lit_decom.sweep.files import read_json, write_json
-from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE, at, filled, fit_words, told
+from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE, at, filled, fit_words, overrides
 from lit_decom.sweep.space import covering_points, nested
 from lit_decom.sweep.spec import Objective, Sweep
 from lit_decom.sweep.trials import read_lines, run_watched
 
-# One batch of each, and nothing that outlives the look.
+# The callback's arguments that the check reads or sets: the only place that knows where they stand in a configuration.
+_CALLBACK_KEYS = {
+    "prefix": "callback.prefix",
+    "strata": "callback.strata",
+    "report": "callback.report",
+    "n_drawn": "callback.n_drawn",
+    "every_n_epochs": "callback.every_n_epochs",
+}
+# One batch of each, and nothing that outlives the dry trial.
 _DRY = {
     "trainer.max_epochs": 1,
     "trainer.limit_train_batches": 1,
@@ -23,9 +31,9 @@ _DRY = {
     "trainer.num_sanity_val_steps": 0,
     "trainer.logger": False,
     "trainer.enable_model_summary": False,
-    "callback.report": False,
-    "callback.n_drawn": 0,
-    "callback.every_n_epochs": 1,
+    _CALLBACK_KEYS["report"]: False,
+    _CALLBACK_KEYS["n_drawn"]: 0,
+    _CALLBACK_KEYS["every_n_epochs"]: 1,
 }
 
 
@@ -80,7 +88,7 @@ def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> tuple[set[str], dict
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         point = covering_points(sweep.parameters)[0]
-        config = nested(sweep.parameters, point) | told(sweep, directory, composed) | _DRY
+        config = nested(sweep.parameters, point) | overrides(sweep, directory, composed) | _DRY
         config = {key: value for key, value in config.items() if not key.startswith("trainer.logger.")}
         write_json(directory / "config.json", config)
         words = filled(sweep, config, directory / "config.json")
@@ -117,9 +125,9 @@ def other_strata(logged: Iterable[str], composed: Mapping[str, Any]) -> set[str]
 
     A stratum without images is not logged, and an untrained network may have no image right, or none wrong.
     """
-    prefix = at(composed, "callback.prefix") or "decomcam"
+    prefix = at(composed, _CALLBACK_KEYS["prefix"]) or "decomcam"
     found = set()
-    if at(composed, "callback.strata") in (None, "correctness"):
+    if at(composed, _CALLBACK_KEYS["strata"]) in (None, "correctness"):
         for key in logged:
             words = key.removeprefix(f"{prefix}/").split("/")
             if key.startswith(f"{prefix}/") and len(words) > 1 and words[1] == "all":

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lit_decom.sweep.errors import SweepError
 from lit_decom.sweep.online import run_online
-from lit_decom.sweep.run import Order, run_sweep
+from lit_decom.sweep.run import SweepOptions, run_sweep
 from lit_decom.sweep.show import read_kept, show_sweep
 from lit_decom.sweep.spec import read_sweep
 
@@ -49,7 +49,7 @@ def _run(given: argparse.Namespace) -> None:
         read_sweep(given.file)
         print(run_online(given.file, given.n_trials, given.jobs))
         return
-    order = Order(
+    order = SweepOptions(
         file=given.file,
         backend=given.backend,
         n_trials=given.n_trials,

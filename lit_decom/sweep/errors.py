@@ -1,4 +1,4 @@
-"""What can be wrong with a sweep before it starts, and how it is told."""
+"""The error of sweeps, and the parts of its messages."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

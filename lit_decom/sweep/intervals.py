@@ -1,17 +1,16 @@
-"""How sure a value of one trial is, and whether two trials can be told apart."""
+"""Intervals of 95 %: of a share, and of the difference between two values."""
 
 import math
 
 Interval = tuple[float, float]
-_QUANTILE = 1.959963984540054  # of the normal distribution, at 97.5 %
 
 
 def wilson_interval(share: float, count: int) -> Interval:
     """Give Wilson's interval of 95 % of a share (Wilson 1927).
 
     Args:
-        share: in [0, 1].
-        count: trials that it was counted over.
+        share: of successes, in [0, 1].
+        count: how many cases it is a share of.
 
     Returns:
         Low and high, in [0, 1].
@@ -28,10 +27,12 @@ def wilson_interval(share: float, count: int) -> Interval:
         raise ValueError(f"Expected `share` to be between 0 and 1, but got {share}.")
     if count < 1:
         raise ValueError(f"Expected `count` to be at least 1, but got {count}.")
-    spread = _QUANTILE**2 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = _QUANTILE / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # It takes a second to import, and only trials of our own program need it.
+    from scipy.stats import binomtest
+
+    # Lightning logs shares in single precision, so that share times count is whole only after rounding.
+    found = binomtest(round(share * count), count).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def difference_interval(a: float, interval_a: Interval, b: float, interval_b: Interval) -> Interval:

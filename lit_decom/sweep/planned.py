@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lit_decom.sweep.errors import SweepError
-from lit_decom.sweep.files import Lock
 from lit_decom.sweep.space import grid_points, random_point
 from lit_decom.sweep.spec import Sweep
-from lit_decom.sweep.trials import Outcome, Workshop
+from lit_decom.sweep.trials import Outcome, TrialRunner
 
-Told = Callable[[Outcome], None]
+OnOutcome = Callable[[Outcome], None]
 
 
 def plan(sweep: Sweep, backend: str, n_trials: int | None, seed: int) -> list[dict[str, Any]]:
@@ -36,7 +35,7 @@ def plan(sweep: Sweep, backend: str, n_trials: int | None, seed: int) -> list[di
 
 
 def work_through(
-    workshop: Workshop, points: list[Mapping[str, Any]], tell: Told, keep_going: Callable[[], bool]
+    runner: TrialRunner, points: list[Mapping[str, Any]], report: OnOutcome, keep_going: Callable[[], bool]
 ) -> None:
     """Run every planned trial that has no outcome and that no other worker runs.
 
@@ -44,22 +43,21 @@ def work_through(
     found and run once more.
 
     Args:
-        workshop: where trials are run.
-        points: of all trials.
-        tell: is told each outcome.
-        keep_going: asked before each trial.
+        runner: runs one trial.
+        points: parameters of each trial of the sweep.
+        report: called with the outcome of each trial.
+        keep_going: asked before each trial whether it is still to be run.
     """
     for number, point in enumerate(points):
-        lock = Lock(workshop.lock(number))
-        if workshop.outcome(number) is not None or not lock.try_acquire():
+        if runner.outcome(number) is not None or (lock := runner.claim(number)) is None:
             continue
         try:
             if not keep_going():
                 return
             # another worker may have finished it between the look and the lock
-            if workshop.outcome(number) is None:
-                outcome = workshop.run(number, point)
+            if runner.outcome(number) is None:
+                outcome = runner.run(number, point)
                 if outcome is not None:
-                    tell(outcome)
+                    report(outcome)
         finally:
             lock.release()

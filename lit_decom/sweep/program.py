@@ -1,4 +1,4 @@
-"""The command of a trial: W&B's macros filled in, and what a trial of ``lit-decom fit`` is told besides."""
+"""The command of a trial: W&B's macros filled in, and the settings that a sweep makes in each ``lit-decom fit``."""
 
 import json
 import os
@@ -72,8 +72,8 @@ def filled(
     return words
 
 
-def told(sweep: Sweep, directory: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what a trial of ``lit-decom fit`` is told besides its parameters: its own places, and to keep a log for us.
+def overrides(sweep: Sweep, directory: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the settings of a trial of ``lit-decom fit`` beside its parameters: its folders, and the callback TrialLog.
 
     Args:
         sweep: whose trial it is.
@@ -99,8 +99,8 @@ def told(sweep: Sweep, directory: Path, composed: Mapping[str, Any]) -> dict[str
     return settings
 
 
-def untold(sweep: Sweep, config: Mapping[str, Any], composed: Mapping[str, Any]) -> dict[str, Any]:
-    """Take back from a trial's composed configuration what only the sweep told it.
+def without_overrides(sweep: Sweep, config: Mapping[str, Any], composed: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove from a trial's composed configuration what :func:`overrides` put into it.
 
     Args:
         sweep: whose trial it was.
@@ -111,7 +111,7 @@ def untold(sweep: Sweep, config: Mapping[str, Any], composed: Mapping[str, Any])
         A copy that trains the same network anywhere.
     """
     copy: dict[str, Any] = json.loads(json.dumps(config))
-    for key in told(sweep, Path(), composed):
+    for key in overrides(sweep, Path(), composed):
         if key != "trainer.callbacks+":
             parent, _, last = key.rpartition(".")
             holder = at(copy, parent)

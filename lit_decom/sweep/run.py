@@ -12,11 +12,11 @@ from rich.console import Console
 from lit_decom.sweep.bayes import Bayes, open_study
 from lit_decom.sweep.check import check_objectives, check_parameters, dry_trial
 from lit_decom.sweep.errors import SweepError, tail
-from lit_decom.sweep.files import Lock, read_json, write_json
+from lit_decom.sweep.files import locked, read_json, write_json
 from lit_decom.sweep.planned import plan, work_through
 from lit_decom.sweep.program import fit_words
 from lit_decom.sweep.spec import Sweep, read_sweep
-from lit_decom.sweep.trials import Outcome, Workshop, read_outcomes
+from lit_decom.sweep.trials import Outcome, TrialRunner, read_outcomes
 
 BACKENDS = {"bayes": "optuna", "grid": "grid", "random": "random"}
 _DEFAULT_TRIALS = 20
@@ -25,11 +25,11 @@ _SWEEP_FILE = "sweep.json"
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the user asked for.
+class SweepOptions:
+    """How one sweep is to be run: what stands on the command line of ``lit-decom sweep run``.
 
     Attributes:
-        file: of the sweep.
+        file: YAML file that describes the sweep, in W&B's format.
         backend: ``optuna``, ``grid`` or ``random``; None for what the file's ``method`` says.
         n_trials: over all workers and resumptions; None for all of a grid, and 20 otherwise.
         jobs: trials at once.
@@ -49,12 +49,12 @@ class Order:
     check: bool = True
 
 
-def run_sweep(order: Order, console: Console) -> Path:
+def run_sweep(options: SweepOptions, console: Console) -> Path:
     """Run a sweep, or go on with it.
 
     Args:
-        order: what is asked for.
-        console: is told what happens.
+        options: which sweep, and how it is run.
+        console: where each trial's result is printed.
 
     Returns:
         The sweep's directory.
@@ -63,62 +63,62 @@ def run_sweep(order: Order, console: Console) -> Path:
         SweepError: if the sweep cannot be run, or none of its trials can.
         KeyboardInterrupt: when the user interrupts; what was running is run again next time.
     """
-    sweep = read_sweep(order.file)
-    backend = order.backend or BACKENDS[sweep.method]
-    _refuse_unfit(sweep, order, backend)
+    sweep = read_sweep(options.file)
+    backend = options.backend or BACKENDS[sweep.method]
+    _refuse_unfit(sweep, options, backend)
     # what is cheap to refuse comes before what takes a while
-    points = None if backend == "optuna" else plan(sweep, backend, _count(order, sweep, backend), order.seed)
-    path = order.directory or Path("runs") / "sweeps" / sweep.name
-    _refuse_other(path, sweep, order, backend)
+    points = None if backend == "optuna" else plan(sweep, backend, _count(options, sweep, backend), options.seed)
+    path = options.directory or Path("runs") / "sweeps" / sweep.name
+    _refuse_other(path, sweep, options, backend)
     composed = check_parameters(sweep)
     if fit_words(sweep.command) is None:
         console.print(
             "The program is not `lit-decom fit`: neither its parameters nor what it logs are checked beforehand."
         )
-    elif order.check and not read_outcomes(path):
+    elif options.check and not read_outcomes(path):
         console.print("A dry trial of one batch shows what is logged.")
         check_objectives(sweep, composed, *dry_trial(sweep, composed))
-    _open(path, sweep, order, backend, composed)
-    threads = max(1, (os.cpu_count() or 1) // order.jobs)
-    workshop = Workshop(sweep, path, composed, threads)
-    journal = _Journal(workshop, console)
+    _open(path, sweep, options, backend, composed)
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    runner = TrialRunner(sweep, path, composed, threads)
+    progress = _Progress(runner, console)
     if points is None:
-        study = open_study(sweep, path, order.storage)
-        bayes = Bayes(workshop, study, order.seed, _count(order, sweep, backend) or 0, private=order.storage is None)
-        _in_parallel(order.jobs, lambda: bayes.work(journal.tell, journal.keep_going), workshop)
+        study = open_study(sweep, path, options.storage)
+        n_trials = _count(options, sweep, backend) or 0
+        bayes = Bayes(runner, study, options.seed, n_trials, private=options.storage is None)
+        _in_parallel(options.jobs, lambda: bayes.work(progress.report, progress.keep_going), runner)
     else:
         listed: list[Mapping[str, Any]] = list(points)
-        _in_parallel(order.jobs, lambda: work_through(workshop, listed, journal.tell, journal.keep_going), workshop)
-    journal.refuse_hopeless()
+        _in_parallel(options.jobs, lambda: work_through(runner, listed, progress.report, progress.keep_going), runner)
+    progress.refuse_hopeless()
     return path
 
 
-class _Journal:
-    """Tells the console of each trial, and stops a sweep none of whose trials work."""
+class _Progress:
+    """Prints the result of each trial, and ends a sweep whose first trials all fail."""
 
-    def __init__(self, workshop: Workshop, console: Console) -> None:
-        self.workshop, self.console = workshop, console
+    def __init__(self, runner: TrialRunner, console: Console) -> None:
+        self.runner, self.console = runner, console
         self._lock = threading.Lock()
         self._last_failure: Outcome | None = None
         self._failures = 0
-        self._worked = any(outcome.state != "failed" for outcome in read_outcomes(workshop.path))
+        self._worked = any(outcome.state != "failed" for outcome in read_outcomes(runner.path))
 
-    def tell(self, outcome: Outcome) -> None:
+    def report(self, outcome: Outcome) -> None:
         with self._lock:
             self._worked |= outcome.state != "failed"
             if outcome.state == "failed":
                 self._failures, self._last_failure = self._failures + 1, outcome
             values = ", ".join(f"{name} {reading.value:.4g}" for name, reading in outcome.readings.items())
             params = ", ".join(f"{name.rsplit('.', 1)[-1]}={_short(value)}" for name, value in outcome.params.items())
-            told = values if outcome.state == "complete" else f"{values} {outcome.reason}".strip()
-            self.console.print(
-                f"trial {outcome.number} {outcome.state} in {outcome.seconds:.0f} s: {told} ({params})", highlight=False
-            )
+            result = values if outcome.state == "complete" else f"{values} {outcome.reason}".strip()
+            head = f"trial {outcome.number} {outcome.state} in {outcome.seconds:.0f} s"
+            self.console.print(f"{head}: {result} ({params})", highlight=False)
 
     def keep_going(self) -> bool:
         """Whether another trial is worth while."""
         hopeless = not self._worked and self._failures >= _FAILURES_TO_STOP
-        return not hopeless and not self.workshop.stopping.is_set()
+        return not hopeless and not self.runner.stopping.is_set()
 
     def refuse_hopeless(self) -> None:
         """Say why nothing worked.
@@ -131,11 +131,11 @@ class _Journal:
             raise SweepError(f"Expected a trial to work, but all {self._failures} failed; the last one said:\n{log}")
 
 
-def _refuse_unfit(sweep: Sweep, order: Order, backend: str) -> None:
-    for name, value in (("jobs", order.jobs), ("n_trials", order.n_trials)):
+def _refuse_unfit(sweep: Sweep, options: SweepOptions, backend: str) -> None:
+    for name, value in (("jobs", options.jobs), ("n_trials", options.n_trials)):
         if value is not None and value < 1:
             raise SweepError(f"Expected `--{name}` to be at least 1, but got {value}.")
-    if order.storage is not None and backend != "optuna":
+    if options.storage is not None and backend != "optuna":
         raise SweepError(f"Expected `--storage` with the backend optuna only, but got the backend {backend}.")
     if sweep.early_terminate is not None and len(sweep.objectives) > 1:
         raise SweepError(
@@ -148,19 +148,19 @@ def _refuse_unfit(sweep: Sweep, order: Order, backend: str) -> None:
         )
 
 
-def _count(order: Order, sweep: Sweep, backend: str) -> int | None:
-    asked = order.n_trials or sweep.raw.get("run_cap")
+def _count(options: SweepOptions, sweep: Sweep, backend: str) -> int | None:
+    asked = options.n_trials or sweep.raw.get("run_cap")
     return asked if asked is not None or backend == "grid" else _DEFAULT_TRIALS
 
 
-def _described(sweep: Sweep, order: Order, backend: str) -> dict[str, Any]:
-    return {"sweep": dict(sweep.raw), "backend": backend, "seed": order.seed, "storage": order.storage}
+def _described(sweep: Sweep, options: SweepOptions, backend: str) -> dict[str, Any]:
+    return {"sweep": dict(sweep.raw), "backend": backend, "seed": options.seed, "storage": options.storage}
 
 
-def _refuse_other(path: Path, sweep: Sweep, order: Order, backend: str) -> None:
+def _refuse_other(path: Path, sweep: Sweep, options: SweepOptions, backend: str) -> None:
     """Refuse a directory that holds another sweep."""
     before = read_json(path / _SWEEP_FILE)
-    now = _described(sweep, order, backend)
+    now = _described(sweep, options, backend)
     changed = [] if before is None else [key for key, value in now.items() if before[key] != value]
     if changed:
         raise SweepError(
@@ -169,15 +169,15 @@ def _refuse_other(path: Path, sweep: Sweep, order: Order, backend: str) -> None:
         )
 
 
-def _open(path: Path, sweep: Sweep, order: Order, backend: str, composed: Mapping[str, Any]) -> None:
-    with Lock(path / "locks" / "open.lock").held():
+def _open(path: Path, sweep: Sweep, options: SweepOptions, backend: str, composed: Mapping[str, Any]) -> None:
+    with locked(path / "locks" / "open.lock"):
         if not (path / _SWEEP_FILE).exists():
             write_json(path / "composed.json", composed)
-            write_json(path / _SWEEP_FILE, _described(sweep, order, backend) | {"name": sweep.name})
+            write_json(path / _SWEEP_FILE, _described(sweep, options, backend) | {"name": sweep.name})
 
 
-def _in_parallel(jobs: int, work: Callable[[], None], workshop: Workshop) -> None:
-    """Let workers work; on an interruption, let them put down what they have."""
+def _in_parallel(jobs: int, work: Callable[[], None], runner: TrialRunner) -> None:
+    """Run `work` in several threads; on an interruption, wait until each has ended its trial."""
     errors: list[BaseException] = []
 
     def worker() -> None:
@@ -185,7 +185,7 @@ def _in_parallel(jobs: int, work: Callable[[], None], workshop: Workshop) -> Non
             work()
         except BaseException as error:  # noqa: BLE001 -- raised again by the main thread
             errors.append(error)
-            workshop.stopping.set()
+            runner.stopping.set()
 
     threads = [threading.Thread(target=worker) for _ in range(jobs)]
     for thread in threads:
@@ -194,7 +194,7 @@ def _in_parallel(jobs: int, work: Callable[[], None], workshop: Workshop) -> Non
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
-        workshop.stopping.set()
+        runner.stopping.set()
         for thread in threads:
             thread.join()
         raise

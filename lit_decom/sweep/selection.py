@@ -18,7 +18,7 @@ class Choice:
     Attributes:
         chosen: the trial to take.
         tied: numbers of the trials within the margins that the data cannot tell from it in the first objective.
-        untold: numbers of those whose difference from it has no known uncertainty.
+        unknown: numbers of those within the margins whose difference from it has no known uncertainty.
         within: of every complete trial, whether it is within the margins of all further objectives: by value, and
             ``unsure`` where the interval reaches to the other side.
         front: numbers of the trials that no other is better than in every objective.
@@ -27,7 +27,7 @@ class Choice:
 
     chosen: Outcome
     tied: tuple[int, ...]
-    untold: tuple[int, ...]
+    unknown: tuple[int, ...]
     within: Mapping[int, Within]
     front: tuple[int, ...]
     best: Mapping[str, int]
@@ -59,7 +59,7 @@ def choose(outcomes: Sequence[Outcome], objectives: Sequence[Objective], eps: fl
     eligible = [outcome for outcome in complete if within[outcome.number] in ("yes", "unsure, yes")]
     # The margins of several objectives may have no trial in common.
     chosen = _best(eligible or complete, objectives[0])
-    tied, untold = [], []
+    tied, unknown = [], []
     for other in eligible:
         if other.number != chosen.number:
             difference = difference_of(chosen.readings[objectives[0].name], other.readings[objectives[0].name])
@@ -67,11 +67,11 @@ def choose(outcomes: Sequence[Outcome], objectives: Sequence[Objective], eps: fl
             if equal or (difference is not None and difference[0] <= 0 <= difference[1]):
                 tied.append(other.number)
             elif difference is None:
-                untold.append(other.number)
+                unknown.append(other.number)
     return Choice(
         chosen=chosen,
         tied=tuple(tied),
-        untold=tuple(untold),
+        unknown=tuple(unknown),
         within=within,
         front=pareto_front(complete, objectives),
         best={name: outcome.number for name, outcome in best.items()},

@@ -13,13 +13,13 @@ from lit_decom.sweep.bayes import open_study, shared_outcomes
 from lit_decom.sweep.drawing import front_figure, outcome_rows, outcome_table, page_of
 from lit_decom.sweep.errors import SweepError
 from lit_decom.sweep.files import read_json
-from lit_decom.sweep.program import untold
+from lit_decom.sweep.program import without_overrides
 from lit_decom.sweep.selection import Choice, choose
 from lit_decom.sweep.space import nested
 from lit_decom.sweep.spec import Sweep, read_raw
 from lit_decom.sweep.trials import Outcome, read_outcomes
 
-_MOST_TOLD = 8
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,11 @@ def statements_of(kept: Kept, choice: Choice, eps: float) -> list[str]:
             f"Tied with it: {_numbers(choice.tied)}. By {first.name} the data cannot tell them apart (95 %); which of "
             "them is best is a draw."
         )
-    elif not choice.untold and len(eligible) > 1:
+    elif not choice.unknown and len(eligible) > 1:
         statements.append("No other eligible trial is tied with it: each differs by more than the uncertainty (95 %).")
-    if choice.untold:
+    if choice.unknown:
         statements.append(
-            f"How sure its lead over {_numbers(choice.untold)} is, is not known: {first.name} has no intervals."
+            f"How sure its lead over {_numbers(choice.unknown)} is, is not known: {first.name} has no intervals."
         )
     unsure = [number for number, within in choice.within.items() if within.startswith("unsure")]
     if unsure:
@@ -139,11 +139,11 @@ def statements_of(kept: Kept, choice: Choice, eps: float) -> list[str]:
 
 
 def write_chosen(kept: Kept, choice: Choice) -> Path:
-    """Write the configuration of the chosen trial, without what only the sweep told it."""
+    """Write the configuration of the chosen trial, without the settings that the sweep made."""
     chosen, path = choice.chosen, kept.path / "chosen.yaml"
     composed = read_json(kept.path / "composed.json")
     if chosen.config is not None and Path(chosen.config).exists():
-        config = untold(kept.sweep, yaml.safe_load(Path(chosen.config).read_text()), composed)
+        config = without_overrides(kept.sweep, yaml.safe_load(Path(chosen.config).read_text()), composed)
     else:
         # another program, or a trial on another machine: what was swept is all that is known
         config = nested(kept.sweep.parameters, chosen.params)
@@ -186,5 +186,7 @@ def _states(outcomes: Sequence[Outcome]) -> str:
 
 
 def _numbers(numbers: Sequence[int]) -> str:
-    told = ", ".join(str(number) for number in numbers[:_MOST_TOLD])
-    return f"trials {told}{' and others' if len(numbers) > _MOST_TOLD else ''}" if len(numbers) > 1 else f"trial {told}"
+    listed = ", ".join(str(number) for number in numbers[:_MOST_LISTED])
+    if len(numbers) == 1:
+        return f"trial {listed}"
+    return f"trials {listed}{' and others' if len(numbers) > _MOST_LISTED else ''}"

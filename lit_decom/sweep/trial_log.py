@@ -1,4 +1,4 @@
-"""What a trial tells the sweep: the values of every validation, how sure they are, and two checkpoints."""
+"""What a trial writes for the sweep: the values of every validation, how sure they are, and two checkpoints."""
 
 import json
 import math
@@ -28,7 +28,7 @@ class TrialLog(Checkpoint):
     Args:
         directory: of the trial.
         objectives: names and goals (``maximize`` or ``minimize``) of what the sweep looks at; for these the interval of
-            95 % is told, and the values per image where they are known.
+            95 % is written, and the values per image where they are known.
     """
 
     def __init__(self, directory: str, objectives: list[list[str]]) -> None:

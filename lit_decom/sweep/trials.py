@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import BaseFileLock, Timeout
+
 from lit_decom.sweep.errors import SweepError
-from lit_decom.sweep.files import read_json, write_json
+from lit_decom.sweep.files import lock_at, read_json, write_json
 from lit_decom.sweep.intervals import Interval
-from lit_decom.sweep.program import METRICS_FILE, RECORDS, environment, filled, fit_words, told
+from lit_decom.sweep.program import METRICS_FILE, RECORDS, environment, filled, fit_words, overrides
 from lit_decom.sweep.space import nested
 from lit_decom.sweep.spec import Objective, Sweep
 
@@ -95,15 +97,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Where the trials of one sweep are run.
+class TrialRunner:
+    """Runs the trials of one sweep, each as a process of its own in a directory of its own.
 
     Attributes:
         sweep: what is swept.
         path: the sweep's directory.
         composed: the configuration without parameters, where the program is ours.
-        threads: of each trial.
-        stopping: set when the user interrupts: what ends then is not an outcome.
+        threads: that each trial may use.
+        stopping: set when the user interrupts; a trial that ends then leaves no outcome.
     """
 
     sweep: Sweep
@@ -116,9 +118,27 @@ class Workshop:
         """The directory of a trial."""
         return self.path / "trials" / str(number)
 
-    def lock(self, number: int) -> Path:
-        """The lock's file of a trial: who holds it runs the trial."""
-        return self.path / "locks" / f"{number}.lock"
+    def lock(self, number: int) -> BaseFileLock:
+        """Return the lock of a trial, not yet held; who holds it is the one worker that may run the trial."""
+        return lock_at(self.path / "locks" / f"{number}.lock")
+
+    def claim(self, number: int) -> BaseFileLock | None:
+        """Take the lock of a trial if it is free.
+
+        The operating system frees the lock when its holder dies, so that a killed worker's trial can be claimed again.
+
+        Args:
+            number: of the trial.
+
+        Returns:
+            The held lock, to be released when the trial has ended; None while another worker holds it.
+        """
+        lock = self.lock(number)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        return lock
 
     def outcome(self, number: int) -> Outcome | None:
         """What became of a trial; None while it is not known."""
@@ -137,9 +157,10 @@ class Workshop:
         """Run a trial to its end and keep its outcome.
 
         Args:
-            number: of the trial, whose lock the caller holds.
+            number: of the trial, which the caller has claimed.
             params: by name.
-            watch: is told each value of the first objective with its index from 1, and says whether to end the trial.
+            watch: called with the index, from 1, and the value of the first objective at each validation; returns
+                whether the trial is to be ended early.
 
         Returns:
             The outcome; None when the user interrupted.
@@ -150,7 +171,7 @@ class Workshop:
         config_file = directory / "config.json"
         config = nested(self.sweep.parameters, params)
         if fit_words(self.sweep.command) is not None:
-            config |= told(self.sweep, directory.resolve(), self.composed)
+            config |= overrides(self.sweep, directory.resolve(), self.composed)
         write_json(config_file, config)
         began = time.monotonic()
         words = filled(self.sweep, config, config_file.resolve())

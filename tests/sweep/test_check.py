@@ -7,7 +7,7 @@ import pytest
 from lit_decom.sweep import SweepError
 from lit_decom.sweep.check import check_objectives, check_parameters, other_strata
 from lit_decom.sweep.errors import near
-from lit_decom.sweep.program import at, filled, fit_words, told, untold
+from lit_decom.sweep.program import at, filled, fit_words, overrides, without_overrides
 
 from .tiny import ROOT, spec_of
 
@@ -65,7 +65,7 @@ def test_near_names_are_told_best_first():
     assert near("zzz", known) == ""
 
 
-def test_a_trial_is_told_its_places_and_that_can_be_taken_back(tmp_path):
+def test_the_settings_that_a_sweep_makes_in_a_trial_can_be_removed_again(tmp_path):
     composed = {
         "callback": {"dirpath": None},
         "trainer": {
@@ -76,7 +76,7 @@ def test_a_trial_is_told_its_places_and_that_can_be_taken_back(tmp_path):
         },
     }
     sweep = fit_sweep()
-    settings = told(sweep, tmp_path, composed)
+    settings = overrides(sweep, tmp_path, composed)
     assert settings["trainer.logger.init_args.offline"] is True, "no account is needed"
     ours = settings["trainer.callbacks+"]
     trained = {
@@ -88,11 +88,11 @@ def test_a_trial_is_told_its_places_and_that_can_be_taken_back(tmp_path):
             "logger": {"init_args": {"save_dir": str(tmp_path), "offline": True}},
         },
     }
-    back = untold(sweep, trained, composed)
+    back = without_overrides(sweep, trained, composed)
     assert back["trainer"].pop("callbacks") == [{"class_path": "users.Own"}]
     composed["trainer"].pop("callbacks")
     assert back == composed
-    without_logger = told(sweep, tmp_path, {"trainer": {"logger": False}})
+    without_logger = overrides(sweep, tmp_path, {"trainer": {"logger": False}})
     assert not any(key.startswith("trainer.logger") for key in without_logger)
 
 

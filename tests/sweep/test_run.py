@@ -3,18 +3,20 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from lit_decom.sweep import SweepError
-from lit_decom.sweep.files import Lock
-from lit_decom.sweep.run import Order, run_sweep
+from lit_decom.sweep.run import SweepOptions, run_sweep
 from lit_decom.sweep.space import random_point
 from lit_decom.sweep.spec import read_sweep
+from lit_decom.sweep.trials import TrialRunner
 
-from .tiny import finish, results, start, sweep_of, write_sweep
+from .tiny import finish, results, spec_of, start, sweep_of, write_sweep
 
 
 @pytest.fixture
@@ -28,10 +30,10 @@ def console():
 def run(tmp_path, monkeypatch, console):
     monkeypatch.chdir(tmp_path)
 
-    def run(order=None, **changed):
-        order = order or {}
+    def run(options=None, **changed):
+        options = options or {}
         file = write_sweep(tmp_path, **changed)
-        return results(run_sweep(Order(file=file, directory=tmp_path / "sweep", **order), console))
+        return results(run_sweep(SweepOptions(file=file, directory=tmp_path / "sweep", **options), console))
 
     return run
 
@@ -111,7 +113,7 @@ def test_a_directory_of_another_sweep_is_refused(run):
 
 
 @pytest.mark.parametrize(
-    ("order", "changed", "told"),
+    ("options", "changed", "told"),
     [
         ({"jobs": 0}, {}, "`--jobs` to be at least 1"),
         ({"backend": "random"}, {"early_terminate": {"type": "hyperband", "min_iter": 1}}, "backend optuna"),
@@ -128,9 +130,9 @@ def test_a_directory_of_another_sweep_is_refused(run):
         ({}, {"command": ["${what}", "${args}"]}, "macros"),
     ],
 )
-def test_an_order_that_cannot_be_carried_out_is_refused(run, order, changed, told):
+def test_options_that_cannot_be_followed_are_refused(run, options, changed, told):
     with pytest.raises(SweepError) as raised:
-        run(order, **changed)
+        run(options, **changed)
     assert told in str(raised.value)
 
 
@@ -151,13 +153,37 @@ def test_optuna_prunes_what_is_hopeless_and_counts_it(run):
     assert all(outcome["readings"]["score"]["value"] < best for outcome in pruned)
 
 
-def test_a_lock_is_one_holders_and_free_when_given_back(tmp_path):
-    first, second = Lock(tmp_path / "a.lock"), Lock(tmp_path / "a.lock")
-    assert first.try_acquire()
-    assert not second.try_acquire()
-    first.release()
-    assert second.try_acquire()
-    second.release()
+def test_a_trial_is_claimed_by_one_worker_until_it_is_released(tmp_path):
+    first, second = TrialRunner(spec_of(), tmp_path, {}), TrialRunner(spec_of(), tmp_path, {})
+    lock = first.claim(0)
+    assert lock is not None
+    assert second.claim(0) is None
+    assert first.claim(0) is None
+    second.claim(1).release()
+    lock.release()
+    second.claim(0).release()
+
+
+def test_a_killed_worker_gives_up_its_claim_though_its_child_lives_on(tmp_path):
+    code = (
+        "import subprocess, sys, time; from pathlib import Path; from lit_decom.sweep.trials import TrialRunner;"
+        "lock = TrialRunner(None, Path(sys.argv[1]), {}).claim(0);"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as worker:
+        child = int(worker.stdout.readline())
+        try:
+            runner = TrialRunner(spec_of(), tmp_path, {})
+            assert runner.claim(0) is None
+            worker.kill()
+            worker.wait()
+            assert alive(child)
+            runner.claim(0).release()
+        finally:
+            worker.kill()
+            os.kill(child, signal.SIGKILL)
 
 
 # ----- killed

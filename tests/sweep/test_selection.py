@@ -1,5 +1,6 @@
 import itertools
 import random
+import struct
 
 import pytest
 
@@ -86,12 +87,12 @@ def test_ties_are_said_where_intervals_overlap_and_only_there():
         trial(2, score=reading(0.3, 0.05)),
     ]
     choice = choose(trials, [SCORE], eps=0)
-    assert (choice.chosen.number, choice.tied, choice.untold) == (0, (1,), ())
+    assert (choice.chosen.number, choice.tied, choice.unknown) == (0, (1,), ())
 
 
 def test_without_intervals_only_equal_values_tie_and_the_rest_is_not_known():
     choice = choose([trial(0, score=0.6), trial(1, score=0.6), trial(2, score=0.5)], [SCORE], eps=0)
-    assert (choice.chosen.number, choice.tied, choice.untold) == (0, (1,), (2,))
+    assert (choice.chosen.number, choice.tied, choice.unknown) == (0, (1,), (2,))
 
 
 def test_pairs_of_images_tell_apart_what_intervals_cannot():
@@ -129,6 +130,8 @@ def test_it_is_said_where_the_margin_is_within_the_uncertainty():
 )
 def test_wilsons_interval_agrees_with_published_values(wins, count, low, high):
     assert wilson_interval(wins / count, count) == pytest.approx((low, high), abs=5e-5)
+    in_single_precision = struct.unpack("f", struct.pack("f", wins / count))[0]
+    assert wilson_interval(in_single_precision, count) == wilson_interval(wins / count, count)
 
 
 def test_the_difference_of_shares_agrees_with_published_values():
