@@ -1,6 +1,7 @@
 """What one forward and one backward pass leave behind at a layer: all hooks and all autograd of the package."""
 
 from lit_decom.evidence.capture import Capture, capture
+from lit_decom.evidence.fingerprint import Fingerprint, ModelChangedError, fingerprint, refuse_changes
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
 from lit_decom.evidence.network import ReadLogits, ScoreDtype
 from lit_decom.evidence.observing import observing
@@ -9,6 +10,8 @@ from lit_decom.evidence.targets import Targets, TargetScore
 
 __all__ = [
     "Capture",
+    "Fingerprint",
+    "ModelChangedError",
     "ReadLogits",
     "ScoreDtype",
     "TargetLayer",
@@ -17,6 +20,8 @@ __all__ = [
     "Targets",
     "capture",
     "find_target_layer",
+    "fingerprint",
     "observing",
+    "refuse_changes",
     "resolve_layer",
 ]
