@@ -53,7 +53,7 @@ def _replay(words: list[str]) -> None:
         precision=chosen["precision"],
         logger=False,
         callbacks=[callback],
-        limit_val_batches=1.0 if callback.needs_class_accuracy else 1,
+        limit_val_batches=1.0 if callback.scoring.needs_class_accuracy else 1,
         enable_model_summary=False,
         enable_checkpointing=False,
     )

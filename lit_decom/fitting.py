@@ -103,13 +103,11 @@ def callbacks_of(trainer: pl.Trainer) -> list[DecomCAMCallback]:
 
 def _print_scores(trainer: pl.Trainer) -> None:
     for callback in callbacks_of(trainer):
-        board = callback.last_scoreboard
-        if board is not None:
-            scores = board.scores(intervals=True)
-            if trainer.is_global_zero:
-                # A table in a file or a pipe has no screen to fit on.
-                console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
-                console.print(score_table(scores, caption=repr(callback.observer.method)))
+        snapshot = callback.last_snapshot
+        if snapshot is not None and snapshot.metric_scores and trainer.is_global_zero:
+            # A table in a file or a pipe has no screen to fit on.
+            console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+            console.print(score_table(snapshot.metric_scores, caption=str(snapshot.settings["method"])))
 
 
 def _outcome(trainer: pl.Trainer) -> Table:

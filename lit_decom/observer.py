@@ -1,26 +1,24 @@
-"""One firing after another, without a Trainer: explain the probe, score it, follow its components, make the record."""
+"""One snapshot after another, without a Trainer: explain the probe, score it, follow its components."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from time import monotonic
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lit_decom.components.shared import SharedComponents, SharedFindings
-from lit_decom.components.tracking import ComponentTracker, Tracked, summarize
-from lit_decom.evaluation import Findings, TargetPolicy, explain, summary, targets_of
-from lit_decom.evidence import ReadLogits, capture
-from lit_decom.evidence.layers import TargetLayer, resolve_layer
-from lit_decom.evidence.target_layer import find_target_layer
-from lit_decom.methods.decom_cam import DecomCAM
-from lit_decom.metrics.base import PerImageMetric
-from lit_decom.metrics.stratified import Strata
+from lit_decom import keys
+from lit_decom.components import Components, ComponentTracker, SharedFindings, Tracked, summarize
+from lit_decom.evidence import refuse_changes
+from lit_decom.evidence.observing import device_of
+from lit_decom.explainer import Explained, Explainer, Explanations, summary
 from lit_decom.probe import Probe
-from lit_decom.records import EpochRecord
-from lit_decom.scoring import Scoreboard, default_metrics, numbers_of
+from lit_decom.records import Snapshot
+from lit_decom.scores import RowTable, Score, numbers_of
+from lit_decom.scoring import Scoreboard, Scoring
 
 Gather = Callable[[Any], list[Any]]
 T = TypeVar("T")
@@ -40,15 +38,19 @@ class Process:
     world: int = 1
     gather: Gather = field(default=lambda mine: [mine])
 
-    def share(self, work: Callable[[], T]) -> list[T]:
+    def share(self, work: Callable[..., T], *args: Any) -> list[T]:
         """Do this process's part and collect everyone's, by rank; where one of them fails, all of them raise.
+
+        Args:
+            work: gives this process's part.
+            args: of ``work``.
 
         Raises:
             RuntimeError: if another process failed; what failed here is raised as it is.
         """
         mine, problem = None, None
         try:
-            mine = work()
+            mine = work(*args)
         except Exception as error:  # noqa: BLE001 -- the other processes wait for this one
             problem = error
         everyone = self.gather((mine, None if problem is None else repr(problem)))
@@ -61,118 +63,94 @@ class Process:
 
 
 class Observer:
-    """Explains one probe at every firing of one run, and remembers what curves over firings need.
+    """Explains one probe at every snapshot of one run, and remembers what curves over snapshots need.
 
     The callback drives it during a training, and replay over a folder of checkpoints: both get the same records.
 
     Args:
-        method: how to explain.
-        target: as for :func:`lit_decom.evaluation.explain`.
-        batch_size: probe images explained at once.
-        chunk_size: altered images per forward pass.
-        read_logits: as for :func:`lit_decom.capture`.
-        metrics: metrics, a mapping that names them, ``"default"``, or none.
-        strata: as for :class:`lit_decom.metrics.StratifiedWrapper`.
-        baselines: registered methods scored beside DecomCAM.
-        chance: whether maps that know nothing are scored, too.
-        reference_epoch: the first firing in or after this epoch fixes the strata of the images.
-        tracker: gives components their identity.
-        shared: components that the whole probe has in common; None for none.
+        explainer: what is explained, and how.
+        scoring: what is scored.
+        components: which components are followed beside those of every image.
+        strict: whether a metric that raises ends the snapshot, instead of being left out of it.
     """
 
     def __init__(
         self,
-        method: DecomCAM,
+        explainer: Explainer = Explainer(),  # noqa: B008 -- frozen
+        scoring: Scoring = Scoring(),  # noqa: B008 -- frozen
+        components: Components = Components(),  # noqa: B008 -- frozen
         *,
-        target: TargetPolicy = "label",
-        batch_size: int = 16,
-        chunk_size: int | None = None,
-        read_logits: ReadLogits | None = None,
-        metrics: Sequence[PerImageMetric] | Mapping[str, PerImageMetric] | Literal["default"] = "default",
-        strata: Strata = "correctness",
-        baselines: Sequence[str] = ("grad_cam",),
-        chance: bool = True,
-        reference_epoch: int = 0,
-        tracker: ComponentTracker | None = None,
-        shared: SharedComponents | None = None,
+        strict: bool = False,
     ) -> None:
-        targets_of(target, torch.zeros(1, dtype=torch.long))
-        self.method, self.target, self.read_logits = method, target, read_logits
-        self.batch_size, self.chunk_size = batch_size, chunk_size
-        self.metrics, self.strata, self.baselines, self.chance = metrics, strata, tuple(baselines), chance
-        self.reference_epoch = reference_epoch
-        self.tracker = tracker or ComponentTracker()
-        self.shared = shared
+        self.explainer, self.scoring, self.strict = explainer, scoring, strict
+        self.tracker = ComponentTracker()
+        self.shared = components.new()
         self.class_accuracy: Tensor | None = None
-        self.firings = 0
+        self.n_snapshots = 0
         self.probe: Probe | None = None
-        self.layer: TargetLayer | None = None
-        self.scoreboard: Scoreboard | None = None
+        self.board: Scoreboard | None = None
+        self.table: RowTable | None = None
         self._restored: dict[str, Any] = {}
 
-    # ----- before the first firing
+    # ----- before the first snapshot
 
-    def prepare(self, model: nn.Module, probe: Probe, target_layer: str | None = None) -> tuple[int, int]:
-        """Find the layer and explain one image, so that what cannot work fails now.
+    def prepare(self, model: nn.Module, probe: Probe) -> tuple[int, int]:
+        """Find the layer, and explain and score one image, so that what cannot work fails now.
 
         Args:
             model: the network, on its device.
-            probe: what is explained at every firing.
-            target_layer: a name, or None to find one.
+            probe: what is explained at every snapshot.
 
         Returns:
             The feature grid ``(h, w)`` of the layer.
 
         Raises:
-            ValueError: if the network does not take the probe's images, the labels are no classes of it, or the method
-                or a metric cannot work on them.
+            ValueError: if the network does not take the probe's images, the labels are no classes of it, the method or
+                a metric cannot work on them, or explaining changes the network.
         """
-        first = next(probe.batches(1)).to(next((p.device for p in model.parameters()), torch.device("cpu")))
+        first = probe.select([0]).to(device_of(model))
         try:
-            layer = find_target_layer(model, target_layer, first.images, read_logits=self.read_logits)
-            known: dict[str, Any] = {"mean": first.mean, "std": first.std, "read_logits": self.read_logits}
-            evidence = capture(model, layer, first.images, "predicted", **known)
-            if not callable(self.target):
-                _refuse_labels_outside(probe.labels, evidence.logits.shape[1])
-            targets = targets_of(self.target, first.labels)
-            self.method.decompose(capture(model, layer, first.images, targets, **known))
+            with refuse_changes(model):
+                explainer = self.explainer.at(model, first.images)
+                predicted = explainer.capture(model, first, "predicted")
+                if not callable(explainer.target):
+                    _refuse_labels_outside(probe.labels, predicted.logits.shape[1])
+                evidence = explainer.capture(model, first)
+                decomposition = explainer.method.decompose(evidence)
+                board = self._new_board(probe)
+                if board is not None:
+                    self._try_metrics(first, evidence, decomposition)
         except RuntimeError as error:
             raise ValueError(
                 f"Expected the probe's images {tuple(probe.images.shape)} to go through {type(model).__name__}, "
                 f"but: {error}"
             ) from error
-        self.probe, self.layer = probe, layer
-        self.scoreboard = self._new_scoreboard(probe)
-        return evidence.activations.shape[-2], evidence.activations.shape[-1]
+        self.probe, self.explainer, self.board = probe, explainer, board
+        return predicted.activations.shape[-2], predicted.activations.shape[-1]
 
-    def _new_scoreboard(self, probe: Probe) -> Scoreboard | None:
-        metrics = default_metrics(probe) if self.metrics == "default" else self.metrics
+    def _new_board(self, probe: Probe) -> Scoreboard | None:
+        metrics = self.scoring.metrics_for(probe)
         if not metrics:
             return None
-        target = self.target if isinstance(self.target, str) else repr(self.target)
-        board = Scoreboard(
-            metrics,
-            strata=self.strata,
-            baselines=self.baselines,
-            chance=self.chance,
-            target=target,
-        )
-        board.require(probe)
-        if "scoreboard" in self._restored:
-            board.load_state_dict(self._restored["scoreboard"])
+        board = Scoreboard(metrics, self.scoring, strict=self.strict)
+        if "board" in self._restored:
+            board.load_state_dict(self._restored["board"])
         return board
+
+    def _try_metrics(self, first: Probe, evidence: Any, decomposition: Any) -> None:
+        """Compute every metric on one image, on a board that is thrown away."""
+        trial = Scoreboard(self.scoring.metrics_for(first), self.scoring, strict=True)
+        n_classes = evidence.logits.shape[1]
+        accuracy = torch.ones(n_classes) if self.scoring.needs_class_accuracy else None
+        trial.update(first, evidence, decomposition, method=self.explainer.method, class_accuracy=accuracy)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a record must say about how it came to be."""
-        return {
-            "method": repr(self.method),
-            "target_layer": None if self.layer is None else self.layer.name,
-            "target": self.target if isinstance(self.target, str | int) else repr(self.target),
-            "batch_size": self.batch_size,
-            "chunk_size": self.chunk_size,
-            "strata": self.strata if isinstance(self.strata, str) else repr(self.strata),
-            "metrics": [] if self.scoreboard is None else self.scoreboard.captions,
+        strata = self.scoring.strata
+        return self.explainer.settings | {
+            "strata": strata if isinstance(strata, str) else repr(strata),
+            "metrics": [] if self.board is None else self.board.captions,
             "probe_digest": None if self.probe is None else self.probe.digest,
             "lit_decom": version("lit-decom"),
             "torch": torch.__version__,
@@ -181,10 +159,10 @@ class Observer:
     @property
     def directions(self) -> dict[str, bool | None]:
         """By the name of each metric, whether higher is better."""
-        metrics = {} if self.scoreboard is None else self.scoreboard.metrics
-        return {"score_gain": True} | {name: metric.higher_is_better for name, metric in metrics.items()}
+        metrics = {} if self.board is None else self.board.metrics
+        return {name: metric.higher_is_better for name, metric in metrics.items()}
 
-    # ----- at each firing
+    # ----- at each snapshot
 
     def observe(
         self,
@@ -192,10 +170,12 @@ class Observer:
         *,
         epoch: int,
         step: int,
-        process: Process | None = None,
-        advance: Callable[[int], None] | None = None,
-    ) -> EpochRecord:
+        process: Process = Process(),
+        advance: Callable[[int], None] = lambda _images: None,
+    ) -> Snapshot:
         """Explain the probe as the network is now.
+
+        What is remembered outlives this call: a tensor made in inference mode could not be used freely later.
 
         Args:
             model: the network, left as it is.
@@ -205,146 +185,187 @@ class Observer:
             advance: told of every piece explained, by its number of images.
 
         Returns:
-            The record, the same in every process.
+            The snapshot, the same in every process but for the wall time.
         """
-        # What is remembered outlives this call, and a tensor made in inference mode could not be used freely later.
-        with torch.inference_mode(mode=False), torch.no_grad():
-            return self._observe(model, epoch, step, process or Process(), advance or (lambda _images: None))
-
-    def _observe(
-        self, model: nn.Module, epoch: int, step: int, process: Process, advance: Callable[[int], None]
-    ) -> EpochRecord:
-        probe = _known(self.probe)
+        watch = Stopwatch()
         # Counted here, since two validations may fall between two optimizer steps.
-        self.firings += 1
-        findings, seconds = self._findings(model, epoch, process, advance)
-        numbers = summary(findings.decomposition) | {"seconds": seconds} | self._scores(findings, epoch, process)
-        tracked = self._track(findings)
-        numbers |= _tracked_numbers(tracked, findings)
-        shared = self._share_basis(process)
+        self.n_snapshots += 1
+        with torch.inference_mode(mode=False), torch.no_grad():
+            everyone = process.share(self._explain_share, model, epoch, process, advance, watch)
+            shares = [share for share in everyone if share is not None]
+            explanations = Explanations.interleaved([share.explanations for share in shares])
+            with watch.measuring("score"):
+                scores, dropped = self._scores([share.rows for share in shares], epoch, process)
+            with watch.measuring("track"):
+                tracked = self._track(explanations)
+                shared = self._share_basis(process)
+        numbers = summary(explanations.decomposition) | _tracked_numbers(tracked, explanations) | numbers_of(scores)
         numbers |= {} if shared is None else shared.numbers()
-        return EpochRecord.of(
-            findings.decomposition,
+        numbers |= {keys.seconds_key(part): seconds for part, seconds in watch.slowest(process).items()}
+        probe = self._known_probe()
+        return Snapshot.of(
+            explanations.decomposition,
             epoch=epoch,
             step=step,
             ids=probe.ids,
             labels=probe.labels,
-            targets=findings.targets,
-            logits=findings.logits,
+            targets=explanations.targets,
+            logits=explanations.logits,
             numbers=numbers,
+            metric_scores=tuple(scores),
+            dropped=dropped,
             settings=self.settings,
-            identities=tracked.identities,
-            births=tracked.births,
-            deaths=tracked.deaths,
-            flips=tracked.flips,
-            similarity=tracked.similarity.float(),
-            confidence=tracked.confidence.float(),
-            drift=tracked.drift.float(),
+            **_tracked_fields(tracked),
             **({} if shared is None else _shared_fields(shared)),
         )
 
-    def _findings(
-        self, model: nn.Module, epoch: int, process: Process, advance: Callable[[int], None]
-    ) -> tuple[Findings, float]:
-        """Explain this process's share of the probe and collect the others': the same findings in every process."""
-        started = monotonic()
-        everyone = process.share(lambda: (self._share(model, epoch, process, advance), monotonic() - started))
-        shards = [findings for findings, _ in everyone if findings is not None]
-        return Findings.interleaved(shards), max(seconds for _, seconds in everyone)
+    def values_by_image(self, score: Score) -> dict[str, float]:
+        """Give what each image of a score's stratum has, by id, at the last snapshot; those undefined are left out."""
+        column = (score.metric, score.explanation)
+        if self.board is None or self.table is None or column not in self.table.columns:
+            return {}
+        values = self.board.metrics[score.metric].score(self.table.columns[column])
+        rows = self.board.strata(self.table).get(score.stratum, torch.empty(0, dtype=torch.long))
+        return {self.table.ids[row]: float(values[row]) for row in rows.tolist() if values[row].isfinite()}
 
-    def _share(self, model: nn.Module, epoch: int, process: Process, advance: Callable[[int], None]) -> Findings | None:
-        if self.scoreboard is not None:
-            self.scoreboard.reset()
+    def _explain_share(
+        self, model: nn.Module, epoch: int, process: Process, advance: Callable[[int], None], watch: "Stopwatch"
+    ) -> "_Share | None":
+        """Explain and score the images that fall to this process; None where none does."""
+        if self.board is not None:
+            self.board.reset()
         if self.shared is not None:
             self.shared.begin(process.rank, process.world)
-        share = _known(self.probe).shard(process.rank, process.world)
-        if share is None:
+        probe = self._known_probe().shard(process.rank, process.world)
+        if probe is None:
             return None
-        # By name, since a network may be loaded anew between firings.
-        layer, parts = resolve_layer(model, _known(self.layer).name), []
-        for piece in explain(
-            model,
-            layer,
-            self.method,
-            share,
-            target=self.target,
-            batch_size=self.batch_size,
-            chunk_size=self.chunk_size,
-            read_logits=self.read_logits,
-        ):
-            if self.scoreboard is not None:
-                self.scoreboard.update(
-                    piece.probe,
-                    piece.capture,
-                    piece.decomposition,
-                    epoch=epoch,
-                    model=model,
-                    layer=layer,
-                    method=self.method,
-                    class_accuracy=self.class_accuracy,
-                )
-            if self.shared is not None:
-                self.shared.add(piece.capture, self.method)
-            parts.append(Findings.of(piece))
-            advance(len(piece.probe))
-        return Findings.joined(parts)
+        parts = []
+        with watch.measuring("explain"):
+            for piece in self.explainer.pieces(model, probe):
+                with watch.measuring("score"):
+                    self._score(piece, epoch)
+                with watch.measuring("track"):
+                    if self.shared is not None:
+                        self.shared.add(piece.capture, self.explainer.method)
+                parts.append(Explanations.of(piece))
+                advance(len(piece.probe))
+        return _Share(Explanations.joined(parts), None if self.board is None else self.board.table())
 
-    def _scores(self, findings: Findings, epoch: int, process: Process) -> dict[str, float]:
-        board, probe = self.scoreboard, _known(self.probe)
-        if board is None:
-            return {}
+    def _score(self, piece: Explained, epoch: int) -> None:
+        if self.board is not None:
+            self.board.update(
+                piece.probe,
+                piece.capture,
+                piece.decomposition,
+                method=self.explainer.method,
+                epoch=epoch,
+                class_accuracy=self.class_accuracy,
+            )
+
+    def _scores(
+        self, tables: list[RowTable | None], epoch: int, process: Process
+    ) -> tuple[list[Score], dict[str, str]]:
+        """Scores of all processes' rows, and what each metric said that raised in any of them."""
+        board, parts = self.board, [table for table in tables if table is not None]
+        if board is None or not parts:
+            return [], {}
         if process.world > 1:
             # Whichever process writes the checkpoint must know the maps of all.
             for state in process.gather(board.history.state_dict()):
                 board.history.merge(state)
-        if not board.has_fixed_strata and epoch >= self.reference_epoch:
-            board.fix_strata(board.stratum_names(findings.logits, probe.labels, probe.ids))
-        return numbers_of(board.scores())
+        self.table = RowTable.joined(parts).ordered(self._known_probe().ids)
+        if not board.has_fixed_strata and epoch >= self.scoring.reference_epoch:
+            board.fix_strata(self.table.names_by_id())
+        return board.scores(self.table), dict(self.table.dropped)
 
-    def _track(self, findings: Findings) -> Tracked:
-        decomposition = findings.decomposition
+    def _track(self, explanations: Explanations) -> Tracked:
+        decomposition = explanations.decomposition
         return self.tracker.update(
             decomposition.components,
             decomposition.singular_values,
-            ids=self._tracked_ids(findings),
-            step=self.firings,
+            ids=self._tracked_ids(explanations),
+            step=self.n_snapshots,
             loadings=decomposition.loadings,
             channels=decomposition.channels,
             valid=decomposition.valid,
         )
 
-    def _tracked_ids(self, findings: Findings) -> list[str]:
+    def _tracked_ids(self, explanations: Explanations) -> list[str]:
         """Names under which components are followed: those of another class are others."""
-        ids = _known(self.probe).ids
-        if self.target not in ("predicted", "contrast"):
+        ids = self._known_probe().ids
+        if self.explainer.target not in ("predicted", "contrast"):
             return list(ids)
-        return [f"{image}@{target}" for image, target in zip(ids, findings.targets.tolist(), strict=True)]
+        return [f"{image}@{target}" for image, target in zip(ids, explanations.targets.tolist(), strict=True)]
 
     def _share_basis(self, process: Process) -> SharedFindings | None:
         if self.shared is None:
             return None
-        images = _known(self.probe).images
+        images = self._known_probe().images
         size = (images.shape[-2], images.shape[-1])
-        return self.shared.finish(self.method, size, step=self.firings, share=process.share)
+        return self.shared.finish(self.explainer.method, size, step=self.n_snapshots, share=process.share)
+
+    def _known_probe(self) -> Probe:
+        if self.probe is None:
+            raise RuntimeError("Call `prepare` first: probe and layer are not known yet.")
+        return self.probe
 
     # ----- resuming
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs, as tensors and primitives."""
-        board = self._restored.get("scoreboard") if self.scoreboard is None else self.scoreboard.state_dict()
-        state = {"firings": self.firings, "tracker": self.tracker.state_dict()}
+        board = self._restored.get("board") if self.board is None else self.board.state_dict()
+        state = {"n_snapshots": self.n_snapshots, "tracker": self.tracker.state_dict()}
         state |= {} if self.shared is None else {"shared": self.shared.state_dict()}
-        return state if board is None else state | {"scoreboard": board}
+        return state if board is None else state | {"board": board}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self.firings = state["firings"]
+        self.n_snapshots = state["n_snapshots"]
         self.tracker.load_state_dict(state["tracker"])
         self._restored = dict(state)
         if self.shared is not None and "shared" in state:
             self.shared.load_state_dict(state["shared"])
-        if self.scoreboard is not None and "scoreboard" in state:
-            self.scoreboard.load_state_dict(state["scoreboard"])
+        if self.board is not None and "board" in state:
+            self.board.load_state_dict(state["board"])
+
+
+@dataclass(frozen=True, eq=False)
+class _Share:
+    """What one process found of its images."""
+
+    explanations: Explanations
+    rows: RowTable | None
+
+
+class Stopwatch:
+    """Adds up the wall time of the parts of a snapshot; a part within another one interrupts it."""
+
+    def __init__(self) -> None:
+        self.seconds = {"explain": 0.0, "score": 0.0, "track": 0.0}
+        self._running: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def measuring(self, part: str) -> Iterator[None]:
+        """Add the time of a block to a part."""
+        self._stop()
+        self._running.append(part)
+        try:
+            yield
+        finally:
+            self._stop()
+            self._running.pop()
+
+    def slowest(self, process: Process) -> dict[str, float]:
+        """Give each part's time in the process that took longest for it."""
+        everyone = process.gather(self.seconds)
+        return {part: max(seconds[part] for seconds in everyone) for part in self.seconds}
+
+    def _stop(self) -> None:
+        now = monotonic()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
 
 
 def _refuse_labels_outside(labels: Tensor, n_classes: int) -> None:
@@ -355,19 +376,24 @@ def _refuse_labels_outside(labels: Tensor, n_classes: int) -> None:
         )
 
 
-def _tracked_numbers(tracked: Tracked, findings: Findings) -> dict[str, float]:
+def _tracked_numbers(tracked: Tracked, explanations: Explanations) -> dict[str, float]:
     """Mean gain and energy of the components that began as rank 1, 2, ... in each image, wherever they rank now."""
-    decomposition = findings.decomposition
+    decomposition = explanations.decomposition
     numbers = {name: value for name, value in summarize(tracked).items() if value == value}  # noqa: PLR0124 -- not NaN
-    for cohort in range(tracked.identities.shape[1]):
-        alive = (tracked.identities == cohort) & decomposition.finite[:, None]
+    for identity in range(tracked.identities.shape[1]):
+        alive = (tracked.identities == identity) & decomposition.finite[:, None]
         if alive.any():
-            numbers[f"score_gain/component_{cohort + 1:02d}"] = decomposition.score_gains[alive].mean().item()
-            numbers[f"count/component_{cohort + 1:02d}"] = float(alive.sum())
-            numbers[f"explained_energy/component_{cohort + 1:02d}"] = (
-                decomposition.explained_energy[alive].mean().item()
-            )
+            gains, energy = decomposition.score_gains[alive].mean(), decomposition.explained_energy[alive].mean()
+            numbers[keys.component_key("score_gain", identity)] = gains.item()
+            numbers[keys.component_key("count", identity)] = float(alive.sum())
+            numbers[keys.component_key("explained_energy", identity)] = energy.item()
     return numbers
+
+
+def _tracked_fields(tracked: Tracked) -> dict[str, Tensor]:
+    names = ("identities", "births", "deaths", "flips", "similarity", "confidence", "drift")
+    fields = {name: getattr(tracked, name) for name in names}
+    return {name: value.float() if value.is_floating_point() else value for name, value in fields.items()}
 
 
 def _shared_fields(shared: SharedFindings) -> dict[str, Tensor]:
@@ -378,9 +404,3 @@ def _shared_fields(shared: SharedFindings) -> dict[str, Tensor]:
         "shared_images": shared.images,
         "shared_boxes": shared.boxes,
     }
-
-
-def _known(value: Any) -> Any:
-    if value is None:
-        raise RuntimeError("Call `prepare` first: probe and layer are not known yet.")
-    return value

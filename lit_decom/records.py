@@ -1,11 +1,11 @@
-"""What is kept of every firing, and the run directory it is kept in."""
+"""What is kept of every snapshot, and the run directory it is kept in."""
 
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from lit_decom.methods.decom_cam import Decomposition
 from lit_decom.probe import Probe
+from lit_decom.scores import Score
 
+_LAYOUT = 2  # 1: scores were kept as numbers by key alone, without interval and direction
 _RUN_FILE, _PROBE_FILE = "run.json", "probe.npz"
 _RECORD_NAME = re.compile(r"step-(\d{9})_epoch-(\d{5})\.npz")
 
@@ -26,8 +28,8 @@ class RunDirectoryError(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
-class EpochRecord:
-    """Everything that one firing found, enough to draw, compare and match it later without the model.
+class Snapshot:
+    """Everything that one run of the callback found, enough to draw, compare and match it later without the model.
 
     Attributes:
         epoch: zero-based.
@@ -46,7 +48,9 @@ class EpochRecord:
         reference_scores: ``(n,)``.
         contributions: ``(n, K)``.
         fallback: ``(n,)`` bool.
-        numbers: what was logged, by key.
+        numbers: what was logged, by key, the scores among them.
+        metric_scores: every score of a metric with its interval and direction.
+        dropped: by the name of a metric that raised an error and has no score here, what it said.
         settings: method, layer, target policy, probe digest and versions.
         identities: ``(n, K)`` int64, what each component is called over the epochs; -1 where not valid.
         births: ``(n, K)`` bool, a new identity.
@@ -80,6 +84,8 @@ class EpochRecord:
     fallback: Tensor
     numbers: Mapping[str, float]
     settings: Mapping[str, Any]
+    metric_scores: tuple[Score, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict)
     identities: Tensor | None = None
     births: Tensor | None = None
     deaths: Tensor | None = None
@@ -94,7 +100,7 @@ class EpochRecord:
     shared_boxes: Tensor | None = None
 
     @classmethod
-    def of(cls, decomposition: Decomposition, **rest: Any) -> "EpochRecord":
+    def of(cls, decomposition: Decomposition, **rest: Any) -> "Snapshot":
         """Pack a decomposition of the whole probe with the numbers that belong to it.
 
         Args:
@@ -123,21 +129,22 @@ class EpochRecord:
 
     @property
     def filename(self) -> str:
-        """Name by step and epoch: several firings may fall into one epoch; of those at one step the last one stays."""
+        """Name by step and epoch: an epoch may have several snapshots; of those at one step the last one stays."""
         return f"step-{self.step:09d}_epoch-{self.epoch:05d}.npz"
 
     def save(self, directory: Path) -> Path:
         """Write the record to a directory; a reader sees either all of it or nothing."""
         arrays = {name: value.numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
         texts = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor | None)}
+        texts |= {"metric_scores": [score.as_dict() for score in self.metric_scores], "layout": _LAYOUT}
         return _write_npz(directory / self.filename, arrays | {"json": np.array(json.dumps(texts))})
 
     @classmethod
-    def load(cls, path: Path) -> "EpochRecord":
+    def load(cls, path: Path) -> "Snapshot":
         """Read a record.
 
         Raises:
-            RunDirectoryError: if the file is not a whole record.
+            RunDirectoryError: if the file is not a whole record, or one of another layout.
         """
         try:
             # Opened here, since NumPy leaves a broken archive open.
@@ -146,14 +153,18 @@ class EpochRecord:
                     name: torch.from_numpy(stored[name]) for name in stored.files if name != "json"
                 }
                 texts = json.loads(str(stored["json"]))
+            _refuse_other_layout(path, texts.pop("layout", 1))
             texts["ids"] = tuple(texts["ids"])
+            texts["metric_scores"] = tuple(Score.from_dict(score) for score in texts["metric_scores"])
             return cls(**arrays, **texts)
+        except RunDirectoryError:
+            raise
         except Exception as error:
             raise RunDirectoryError(f"Expected {path.name} to be a whole record, but: {error}.") from error
 
 
 class RunDirectory:
-    """A folder with the probe, the settings and one record per firing of one run.
+    """A folder with the probe, the settings and one record per snapshot of one run.
 
     Args:
         path: the folder; made when the run is opened.
@@ -193,8 +204,8 @@ class RunDirectory:
         _write_text(self.path / _RUN_FILE, json.dumps({"run_id": run_id, "settings": dict(settings)}, indent=2))
         _write_npz(self.path / _PROBE_FILE, _arrays_of(probe))
 
-    def save_picture(self, picture: Image.Image, record: EpochRecord) -> Path:
-        """Keep the picture of a firing beside its record, under ``pictures/``."""
+    def save_picture(self, picture: Image.Image, record: Snapshot) -> Path:
+        """Keep the picture of a snapshot beside its record, under ``pictures/``."""
         path = (self.path / "pictures" / record.filename).with_suffix(".jpg")
         path.parent.mkdir(exist_ok=True)
         with _replacing(path) as temporary:
@@ -215,9 +226,9 @@ class RunDirectory:
         """The records' files, in the order of their steps."""
         return sorted(file for file in self.path.glob("step-*.npz") if _RECORD_NAME.fullmatch(file.name))
 
-    def records(self) -> Iterator[EpochRecord]:
+    def records(self) -> Iterator[Snapshot]:
         """Read the records, in the order of their steps."""
-        return (EpochRecord.load(file) for file in self.files())
+        return (Snapshot.load(file) for file in self.files())
 
     def probe(self) -> Probe:
         """Read the probe; its images are in [0, 1], to 8 bits.
@@ -237,6 +248,15 @@ class RunDirectory:
         labels = tensors.pop("labels")
         texts["boxes"] = None if boxes is None else [torch.tensor(box) for box in boxes]
         return Probe.from_tensors(images, labels, **tensors, **texts)
+
+
+def _refuse_other_layout(path: Path, layout: int) -> None:
+    if layout != _LAYOUT:
+        raise RunDirectoryError(
+            f"Expected {path.name} to have the layout {_LAYOUT} of records, but it has {layout}: another version of "
+            "lit-decom wrote it. Where checkpoints were kept, `lit-decom replay CKPT_DIR --config FILE` makes the "
+            "records anew; version 0.1.0 reads those of layout 1."
+        )
 
 
 def displayed(probe: Probe) -> Tensor:

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from lit_decom.scoring import FIXED, Score
+from lit_decom import keys
+from lit_decom.scores import Score
 
 
 def score_table(scores: Sequence[Score], caption: str = "") -> Table:
     """Lay scores out: a row per metric and stratum, beside it the baselines and chance.
 
-    A baseline's cell ends in ``✗`` where the explanation does not beat it: the interval of the difference, image by
-    image, reaches down to 0.
+    A baseline's cell ends in ``✗`` where the explanation does not beat it: the interval of the paired difference, image
+    by image, reaches down to 0. A value without an interval comes from too few images to give one.
 
     Args:
         scores: of one probe.
@@ -27,7 +28,7 @@ def score_table(scores: Sequence[Score], caption: str = "") -> Table:
         table.add_column(name, justify="left" if name in ("metric", "stratum") else "right")
     previous = ""
     for score in scores:
-        if score.explanation or score.stratum.startswith(FIXED):
+        if score.explanation or score.stratum.startswith(keys.FIXED):
             continue
         if previous and score.metric != previous:
             table.add_section()
@@ -39,15 +40,13 @@ def score_table(scores: Sequence[Score], caption: str = "") -> Table:
 
 
 def _count(score: Score) -> str:
-    return f"{score.count} ({score.undefined} undefined)" if score.undefined else str(score.count)
+    return f"{score.n} ({score.undefined} undefined)" if score.undefined else str(score.n)
 
 
 def _value(score: Score | None) -> str:
-    if score is None or score.value != score.value:
+    if score is None or not score.is_defined:
         return "-"
     text = f"{score.value:.3f}"
     if score.interval is not None:
         text += f" [{score.interval[0]:.3f}, {score.interval[1]:.3f}]"
-    if score.over is not None and not score.over[0] > 0:
-        text += " ✗"
-    return text
+    return text if score.is_beaten in (None, True) else f"{text} ✗"

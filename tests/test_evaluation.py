@@ -1,167 +1,139 @@
-"""Explaining a whole probe without a Trainer."""
+"""Scores against baselines and chance, on a network whose explanations are known on paper."""
 
-import math
-from dataclasses import fields, replace
+import io
 
 import pytest
 import torch
+from rich.console import Console
+from torch import nn
 
-from lit_decom import DecomCAM, Decomposition, capture, find_target_layer
-from lit_decom.evaluation import Findings, explain, summary, targets_of
-from tests.helpers.modules import Spots, probe, tiny
-
-METHOD = DecomCAM(n_components=3)
-
-
-def findings(model, shown, **arguments):
-    layer = find_target_layer(model, "second")
-    return Findings.joined([Findings.of(piece) for piece in explain(model, layer, METHOD, shown, **arguments)])
-
-
-def assert_same(left: Findings, right: Findings, tolerance: float = 1e-5) -> None:
-    assert torch.equal(left.targets, right.targets)
-    torch.testing.assert_close(left.logits, right.logits, rtol=tolerance, atol=tolerance)
-    for entry in fields(Decomposition):
-        one, other = (getattr(found.decomposition, entry.name) for found in (left, right))
-        # Stretching the gains of an untrained network to [0, 1] stretches their rounding, too.
-        bound = 20 * tolerance if entry.name == "contributions" else tolerance
-        torch.testing.assert_close(one, other, rtol=bound, atol=bound, equal_nan=True)
+from lit_decom import DecomCAM, Explainer, Probe, Scoring
+from lit_decom.evaluation import NEW_HEAD, evaluate, with_new_head
+from lit_decom.metrics import DeletionAUC, EnergyPointingGame, Gini, MapStability, MaskIoU, PartCoverage, PointingGame
+from lit_decom.scores import Score, numbers_of
+from lit_decom.scoring import default_metrics, metric_key
+from lit_decom.tables import score_table
+from tests.helpers.modules import CLASSES
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny().eval()
+class Objects(nn.Module):
+    """Channel 0 of an image is the object, channel 1 the background; class 1 is the object's, class 0 the other's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1, bias=False)
+        self.conv.weight.data = torch.eye(2)[:, :, None, None]
+        self.head = nn.Linear(2, 2, bias=False)
+        self.head.weight.data = torch.tensor([[-1.0, 0.5], [4.0, -1.0]])
+
+    def forward(self, images):
+        return self.head(self.conv(images).mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize(("batch_size", "chunk_size"), [(1, 1), (1, None), (4, 7), (99, None)])
-def test_findings_do_not_depend_on_how_the_work_is_cut(model, batch_size, chunk_size):
-    cut = findings(model, probe(), batch_size=batch_size, chunk_size=chunk_size)
-    assert_same(cut, findings(model, probe(), batch_size=6))
+def probe(n=12, labels=None):
+    masks = torch.zeros(n, 8, 8, dtype=torch.bool)
+    masks[:, 2:6, 2:6] = True
+    images = torch.stack([masks.float(), (~masks).float()], dim=1)
+    labels = torch.ones(n, dtype=torch.long) if labels is None else labels
+    return Probe.from_tensors(images, labels, masks=masks)
 
 
-def test_pieces_come_in_the_order_of_the_probe(model):
-    layer = find_target_layer(model, "second")
-    pieces = list(explain(model, layer, METHOD, probe(), batch_size=4))
-    assert [piece.probe.ids for piece in pieces] == [("0", "1", "2", "3"), ("4", "5")]
-    with torch.no_grad():
-        expected = model(probe().images)
-    torch.testing.assert_close(torch.cat([piece.capture.logits for piece in pieces]), expected, rtol=1e-5, atol=1e-6)
+def scores(images, *metrics, batch_size=16, **settings):
+    explainer = Explainer(DecomCAM(n_components=1), "conv", batch_size=batch_size)
+    found = evaluate(Objects(), images, explainer, Scoring(metrics), **settings)
+    return {score.key: score for score in found}
 
 
-@pytest.mark.parametrize(("n", "world"), [(6, 2), (6, 3), (7, 3), (2, 4), (1, 1)])
-def test_shards_of_several_processes_come_back_in_the_order_of_the_probe(model, n, world):
-    shown = probe(n)
-    shards = [shown.shard(rank, world) for rank in range(world)]
-    parts = [findings(model, shard, batch_size=2) for shard in shards if shard is not None]
-    assert_same(Findings.interleaved(parts), findings(model, shown))
-
-
-def test_the_model_is_left_as_it_was(model):
-    mode = tiny().train()
-    before = [module.training for module in mode.modules()]
-    findings(mode, probe())
-    assert [module.training for module in mode.modules()] == before
-    assert all(parameter.grad is None for parameter in mode.parameters())
-
-
-# ----- targets
-
-
-def test_target_policies():
-    labels = torch.tensor([2, 0])
-    assert torch.equal(targets_of("label", labels), labels)
-    assert targets_of("predicted", labels) == "predicted"
-    assert targets_of("contrast", labels) == "contrast"
-    assert targets_of(3, labels) == 3
-    policy = targets_of(lambda logits, known: logits[:, 0] + known, labels)
-    # Altered versions of images 1, 1, 0: each meets the label of its own image.
-    assert policy(torch.tensor([[10.0], [20.0], [30.0]]), torch.tensor([1, 1, 0])).tolist() == [10, 20, 32]
-    with pytest.raises(ValueError, match=r"Expected `target` to be 'label'.*but got 'gold'"):
-        targets_of("gold", labels)
-
-
-def test_a_policy_of_the_users_own_is_the_gradient_that_is_explained(model):
-    layer = find_target_layer(model, "second")
-    shown = probe()
-    (own,) = explain(model, layer, METHOD, shown, target=lambda logits, labels: 2 * logits[range(len(labels)), labels])
-    (plain,) = explain(model, layer, METHOD, shown)
-    torch.testing.assert_close(own.capture.gradients, 2 * plain.capture.gradients)
-    assert own.capture.targets.tolist() == [-1] * 6
-
-
-# ----- the summary
-
-
-def handmade() -> Decomposition:
-    """Three images of two components: one whole, one of rank one, one whose evidence is not finite."""
-    nan = math.nan
-    components = torch.zeros(3, 2, 1, 2)
-    components[0] = torch.tensor([[[3.0, 0.0]], [[0.0, 4.0]]])
-    components[1, 0] = torch.tensor([[5.0, 0.0]])
-    components[2] = nan
-    return Decomposition(
-        components=components,
-        singular_values=torch.tensor([[4.0, 3.0], [5.0, 0.0], [nan, nan]]),
-        channels=torch.zeros(3, 1, dtype=torch.long),
-        loadings=torch.zeros(3, 1, 2),
-        valid=torch.tensor([[True, True], [True, False], [False, False]]),
-        energy=torch.tensor([25.0, 100.0, nan]),
-        scores=torch.tensor([[3.0, 1.0], [2.5, nan], [nan, nan]]),
-        reference_scores=torch.tensor([2.0, 2.0, nan]),
-        contributions=torch.tensor([[1.0, 0.0], [1.0, 0.0], [nan, nan]]),
-        fallback=torch.tensor([False, True, False]),
+def test_an_explanation_on_the_object_beats_maps_that_know_nothing():
+    found = scores(probe(), EnergyPointingGame())
+    assert found["energy_pointing_game/all"].value == pytest.approx(1.0, abs=1e-5)
+    assert found["energy_pointing_game/all/grad_cam"].value == pytest.approx(1.0, abs=1e-5)
+    random = found["energy_pointing_game/all/random_map"]
+    assert random.value == pytest.approx(16 / 64, abs=0.06), "the area of the object"
+    assert random.paired_difference is not None
+    assert random.paired_difference[0] > 0.5
+    assert found["energy_pointing_game/all/grad_cam"].paired_difference == pytest.approx((0.0, 0.0), abs=1e-5), (
+        "a tie is no win"
     )
 
 
-def test_the_summary_of_a_case_known_on_paper():
-    numbers = summary(handmade())
-    # Image 0 gains 1 and -1, image 1 gains 0.5; energies 16/25, 9/25 and 25/100.
-    assert numbers["score_gain/rank_01"] == pytest.approx(0.75)
-    assert numbers["score_gain/rank_02"] == pytest.approx(-1.0)
-    assert numbers["explained_energy/rank_01"] == pytest.approx((0.64 + 0.25) / 2)
-    assert numbers["explained_energy/rank_02"] == pytest.approx(0.36)
-    entropy = -(0.64 * math.log(0.64) + 0.36 * math.log(0.36))
-    assert numbers["effective_rank"] == pytest.approx((math.exp(entropy) + 1) / 2)
-    assert numbers["valid_components"] == pytest.approx(1.5)
-    assert numbers["positive_gain_share"] == pytest.approx(2 / 3)
-    assert numbers["blank_maps"] == 0
-    assert numbers["nonfinite_images"] == 1
-    assert numbers["uniform_weights"] == 1
+def test_chance_does_not_depend_on_how_the_probe_is_cut():
+    whole, pieces = (scores(probe(), EnergyPointingGame(), batch_size=size) for size in (12, 5))
+    assert whole.keys() == pieces.keys()
+    for key, score in whole.items():
+        assert score.value == pytest.approx(pieces[key].value, abs=1e-6, nan_ok=True), key
 
 
-def test_a_score_that_is_not_finite_spoils_its_own_image_alone():
-    spoiled = handmade()
-    scores = spoiled.scores.clone()
-    scores[0, 1] = torch.inf
-    numbers = summary(replace(spoiled, scores=scores))
-    assert numbers["score_gain/rank_01"] == pytest.approx(0.5)
-    assert "score_gain/rank_02" not in numbers
-    assert numbers["nonfinite_images"] == 2
-    assert all(math.isfinite(value) for value in numbers.values())
-
-
-def test_a_reference_that_is_not_finite_spoils_its_own_image_alone():
-    numbers = summary(replace(handmade(), reference_scores=torch.tensor([math.nan, 2.0, math.nan])))
-    assert numbers["score_gain/rank_01"] == pytest.approx(0.5)
-    assert numbers["nonfinite_images"] == 2
-
-
-def test_maps_that_are_zero_are_counted_and_enter_no_mean():
-    blank = handmade()
-    contributions = blank.contributions.clone()
-    contributions[0] = 0
-    assert summary(replace(blank, contributions=contributions))["blank_maps"] == 1
-    nothing = replace(blank, valid=torch.zeros(3, 2, dtype=torch.bool))
-    numbers = summary(nothing)
-    assert not any(
-        key.startswith(("score_gain", "explained_energy", "effective", "valid", "positive")) for key in numbers
+def test_strata_count_their_images_and_the_gap_is_their_difference():
+    labels = torch.tensor([1, 1, 1, 1, 0, 0])
+    found = scores(probe(6, labels), EnergyPointingGame())
+    assert [found[f"energy_pointing_game/{name}"].n for name in ("all", "correct", "incorrect")] == [6, 4, 2]
+    numbers = numbers_of(list(found.values()))
+    assert numbers["energy_pointing_game/correct"] == pytest.approx(1.0, abs=1e-5)
+    assert numbers["energy_pointing_game/incorrect"] == pytest.approx(0.0, abs=1e-5), (
+        "the label's class is the background"
     )
+    assert numbers["energy_pointing_game/gap"] == pytest.approx(1.0, abs=1e-5)
+    assert numbers["count/incorrect"] == 2
 
 
-def test_a_network_that_looks_at_nothing_has_blank_maps(model):
-    blind = tiny()
-    torch.nn.init.zeros_(blind.head.weight)
-    evidence = capture(blind, "second", Spots(4).images, torch.arange(4))
-    numbers = summary(METHOD.decompose(evidence))
-    assert numbers["blank_maps"] == 4
-    assert numbers["nonfinite_images"] == 0
+def test_a_new_head_is_scored_and_leaves_the_network_alone():
+    model = Objects()
+    before = model.head.weight.clone()
+    assert not torch.equal(with_new_head(model).head.weight, before)
+    assert torch.equal(model.head.weight, before)
+    assert f"energy_pointing_game/all/{NEW_HEAD}" in scores(probe(), EnergyPointingGame())
+
+
+def test_the_default_set_asks_for_what_the_probe_has():
+    plain = Probe.from_tensors(torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.long))
+    names = {metric_key(metric) for metric in default_metrics(plain)}
+    assert "gini" in names
+    assert "average_drop" in names
+    assert not names & {"pointing_game", "part_coverage"}
+    assert {"pointing_game", "energy_pointing_game", "mask_iou"} <= {metric_key(m) for m in default_metrics(probe())}
+
+
+@pytest.mark.parametrize(
+    ("metric", "key"),
+    [
+        (EnergyPointingGame(), "energy_pointing_game"),
+        (MaskIoU(), "mask_iou"),
+        (DeletionAUC(n_steps=7), "deletion_auc_7"),
+        (MapStability("first_correct"), "map_stability_first_correct"),
+        (PointingGame(), "pointing_game"),
+    ],
+)
+def test_keys_are_named_after_the_metric_and_its_steps(metric, key):
+    assert metric_key(metric) == key
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options", "told"),
+    [
+        ([Gini(), Gini()], {}, "different names"),
+        ([Gini()], {"baselines": ["grad_camm"]}, "grad_camm"),
+    ],
+)
+def test_what_does_not_fit_is_named(metrics, options, told):
+    with pytest.raises(ValueError, match=told):
+        Scoring(metrics, **options)
+
+
+def test_a_metric_without_its_masks_is_named():
+    with pytest.raises(ValueError, match="`parts` for the metric 'part_coverage'"):
+        Scoring([PartCoverage()]).metrics_for(probe())
+
+
+def test_the_table_marks_what_is_not_beaten():
+    rows = [
+        Score("gini", "all", "", 0.5, 12, 1, (0.4, 0.6)),
+        Score("gini", "all", "random_map", 0.3, 12, 0, (0.2, 0.4), (0.1, 0.3)),
+        Score("gini", "all", "grad_cam", 0.5, 12, 0, (0.4, 0.6), (-0.1, 0.1)),
+    ]
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(score_table(rows, caption=str(CLASSES)))
+    line = next(line for line in console.export_text().splitlines() if "gini" in line)
+    assert "12 (1 undefined)" in line
+    assert "0.300 [0.200, 0.400]" in line
+    assert line.count("✗") == 1

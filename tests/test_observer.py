@@ -3,13 +3,10 @@
 import torch
 from torch.testing import assert_close
 
-from lit_decom import DecomCAM, Probe
-from lit_decom.components.shared import SharedComponents
-from lit_decom.evaluation import Findings
-from lit_decom.observer import Observer, Process
+from lit_decom import Components, DecomCAM, Explainer, Probe
+from lit_decom.explainer import Explanations
+from lit_decom.observer import Observer, Process, Stopwatch
 from tests.helpers.networks import SmallCNN, seeded
-
-TIMES = ("seconds",)
 
 
 def probe(n=6):
@@ -23,14 +20,23 @@ def network(seed=0):
     return seeded(SmallCNN(), seed)
 
 
+METHOD = DecomCAM(n_components=3)
+
+
+def new_observer(batch_size=16, **options):
+    made = Observer(Explainer(METHOD, batch_size=batch_size), components=Components(2, **options))
+    made.shared.n_scored = 2
+    return made
+
+
 def observer(model, images, **settings):
-    made = Observer(DecomCAM(n_components=3), shared=SharedComponents(2, n_scored=2), **settings)
+    made = new_observer(**settings)
     made.prepare(model, images)
     return made
 
 
 def numbers(record):
-    return {name: value for name, value in record.numbers.items() if name not in TIMES}
+    return {name: value for name, value in record.numbers.items() if not name.startswith("seconds/")}
 
 
 def test_two_processes_find_what_one_finds():
@@ -39,8 +45,9 @@ def test_two_processes_find_what_one_finds():
     parts = []
     for rank in range(2):
         share = images.shard(rank, 2)
-        parts.append(observer(model, share)._findings(model, 0, Process(), lambda _n: None)[0])
-    joined = Findings.interleaved(parts)
+        watched = observer(model, share)
+        parts.append(watched._explain_share(model, 0, Process(), lambda _n: None, Stopwatch()).explanations)
+    joined = Explanations.interleaved(parts)
     assert_close(joined.decomposition.score_gains, alone.decomposition.score_gains, rtol=1e-4, atol=1e-5)
     assert torch.equal(joined.targets, alone.targets)
 
@@ -73,7 +80,7 @@ def test_a_resumed_observer_goes_on_as_the_first_would_have():
     for watched in (whole, first):
         watched.observe(network(0), epoch=0, step=1)
         watched.observe(network(1), epoch=1, step=2)
-    resumed = Observer(DecomCAM(n_components=3), shared=SharedComponents(2, n_scored=2))
+    resumed = new_observer()
     resumed.load_state_dict(first.state_dict())
     resumed.prepare(network(2), images)
     expected, found = (watched.observe(network(2), epoch=2, step=3) for watched in (whole, resumed))
@@ -95,8 +102,7 @@ def test_fixed_strata_keep_their_images():
 
 def test_frozen_shared_components_keep_their_directions():
     images, model = probe(), network(0)
-    frozen = Observer(DecomCAM(n_components=3), shared=SharedComponents(2, frozen=True))
-    frozen.prepare(model, images)
+    frozen = observer(model, images, freeze_shared=True)
     before = frozen.observe(model, epoch=0, step=1)
     after = frozen.observe(network(3), epoch=1, step=2)
     assert torch.equal(before.shared_identities, after.shared_identities)

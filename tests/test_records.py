@@ -15,7 +15,7 @@ from PIL import Image
 
 from lit_decom import DecomCAM, Decomposition, Probe, capture
 from lit_decom import records as records_module
-from lit_decom.records import EpochRecord, RunDirectory, RunDirectoryError, displayed
+from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot, displayed
 from tests.helpers.modules import probe, tiny
 
 SETTINGS = {"method": "DecomCAM()", "target_layer": "second"}
@@ -30,7 +30,7 @@ def decomposition():
 @pytest.fixture
 def record(decomposition):
     shown = probe()
-    return EpochRecord.of(
+    return Snapshot.of(
         decomposition,
         epoch=2,
         step=11,
@@ -60,7 +60,7 @@ def test_patterns_have_unit_norm_in_half_precision(record):
 
 
 def test_a_decomposition_comes_back_to_half_precision(record, decomposition, tmp_path):
-    back = EpochRecord.load(record.save(tmp_path)).decomposition
+    back = Snapshot.load(record.save(tmp_path)).decomposition
     scale = decomposition.singular_values[:, :, None, None]
     assert ((back.components - decomposition.components).abs() <= 5e-4 * scale + 1e-12).all()
     for entry in fields(Decomposition):
@@ -71,7 +71,7 @@ def test_a_decomposition_comes_back_to_half_precision(record, decomposition, tmp
 
 
 def test_a_record_comes_back_whole(record, tmp_path):
-    back = EpochRecord.load(record.save(tmp_path))
+    back = Snapshot.load(record.save(tmp_path))
     for name, value in vars(record).items():
         other = getattr(back, name)
         if isinstance(value, torch.Tensor):
@@ -88,7 +88,7 @@ def test_an_image_whose_evidence_is_broken_comes_back_as_such(record, decomposit
         singular_values=decomposition.singular_values.clone().index_fill_(0, torch.tensor([1]), torch.nan),
     )
     rest = {name: getattr(record, name) for name in ("epoch", "step", "ids", "labels", "targets", "logits", "settings")}
-    back = EpochRecord.load(EpochRecord.of(spoiled, numbers={"x": float("nan")}, **rest).save(tmp_path))
+    back = Snapshot.load(Snapshot.of(spoiled, numbers={"x": float("nan")}, **rest).save(tmp_path))
     assert back.patterns[1].isnan().all()
     assert back.patterns[[0, 2, 3, 4, 5]].isfinite().all()
     assert np.isnan(back.numbers["x"])
@@ -96,7 +96,7 @@ def test_an_image_whose_evidence_is_broken_comes_back_as_such(record, decomposit
 
 def test_a_record_owes_nothing_to_the_graph_it_came_from(decomposition):
     tracked = replace(decomposition, scores=decomposition.scores.clone().requires_grad_())
-    record = EpochRecord.of(
+    record = Snapshot.of(
         tracked,
         epoch=0,
         step=0,
@@ -143,7 +143,7 @@ def test_a_process_that_dies_while_writing_leaves_no_half_record(record, tmp_pat
         from pathlib import Path
         import numpy as np
         from lit_decom import records
-        record = records.EpochRecord.load(Path({str(path)!r}))
+        record = records.Snapshot.load(Path({str(path)!r}))
         write = np.savez_compressed
         def dying(file, **arrays):
             write(file, **arrays)
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_whole_record_is_refused_by_name(record, tmp_path, dam
     else:
         path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"not an archive"}[damage])
     with pytest.raises(RunDirectoryError, match=f"Expected {path.name} to be a whole record"):
-        EpochRecord.load(path)
+        Snapshot.load(path)
 
 
 def test_pickles_are_never_loaded(record, tmp_path):
@@ -177,7 +177,7 @@ def test_pickles_are_never_loaded(record, tmp_path):
     with path.open("wb") as file:
         np.savez(file, json=np.array([{"a": 1}], dtype=object))
     with pytest.raises(RunDirectoryError, match="allow_pickle=False"):
-        EpochRecord.load(path)
+        Snapshot.load(path)
 
 
 # ----- the directory
@@ -226,7 +226,7 @@ def test_records_after_the_step_a_run_resumes_from_are_set_aside(record, tmp_pat
     assert [kept.step for kept in directory.records()] == [3, 7]
     aside = tmp_path / "step-000000011_epoch-00002.npz.superseded"
     assert aside.exists()
-    assert EpochRecord.load(aside).step == 11
+    assert Snapshot.load(aside).step == 11
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"settings": {}}', "[]"])

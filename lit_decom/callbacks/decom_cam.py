@@ -1,10 +1,12 @@
 """DecomCAMCallback: explain the same images at every epoch of a training, and change nothing about it."""
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from time import monotonic
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,7 +14,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from lit_decom import keys
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
+from lit_decom.callbacks.options import Execution, Log
 from lit_decom.callbacks.pictures import peaks_of
 from lit_decom.callbacks.reporting import Reporter, class_gains
 from lit_decom.callbacks.trainer_access import (
@@ -25,17 +29,15 @@ from lit_decom.callbacks.trainer_access import (
     run_directory,
     this_process,
 )
-from lit_decom.components.shared import SharedComponents
-from lit_decom.evaluation import TargetPolicy
-from lit_decom.evidence import ReadLogits
+from lit_decom.components import Components
+from lit_decom.explainer import Explainer, TargetPolicy
+from lit_decom.methods.base import ComponentMethod
 from lit_decom.methods.decom_cam import DecomCAM
-from lit_decom.metrics.base import PerImageMetric
-from lit_decom.metrics.stratified import Strata
 from lit_decom.observer import Observer
-from lit_decom.probe import Probe, Unpack
-from lit_decom.records import EpochRecord, RunDirectory, RunDirectoryError
+from lit_decom.probe import Probe
+from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot
 from lit_decom.report import write_report
-from lit_decom.scoring import Scoreboard
+from lit_decom.scoring import Scoring
 
 _DEFAULT_PROBE_SIZE = 64
 
@@ -44,107 +46,69 @@ class DecomCAMCallback(pl.Callback):
     """Explain a fixed probe at every validation, score what is found, log it, and keep it.
 
     Attach it to a Trainer; nothing in the module has to change, as long as its forward takes images and returns logits.
-    Training goes on bit for bit as without it. It fires at the end of each validation epoch (of each training epoch
-    where there is no validation loop), and in ``validate`` and ``test``.
+    Training goes on bit for bit as without it. It takes a snapshot at the end of each validation epoch (where there is
+    no validation loop, of each training epoch), and in ``validate`` and ``test``.
 
     Args:
-        method: how to explain.
+        method: how to explain; it must give components, as DecomCAM does.
         probe: what to explain. A number asks for that many images, balanced by class, from the validation data (the
             training data where there are none); None asks for 64.
         target_layer: a name as in ``pl_module.named_modules()`` or a dotted suffix that is unique; None takes the
             deepest layer that still has 7 x 7 positions, and says which.
-        every_n_epochs: fires in every n-th epoch.
         target: the class explained: ``"label"``, ``"predicted"``, ``"contrast"`` (the two largest logits), one class
             for all, or a callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``.
-        metrics: what is scored: metrics of :mod:`lit_decom.metrics`, a mapping that names them, ``"default"``
-            (localization where the probe has masks, complexity, and average drop, increase and gain), or none.
-        strata: the images that are scored apart, as for :class:`lit_decom.metrics.StratifiedWrapper`.
-        baselines: registered methods that are scored on the same evidence.
-        chance: whether maps that know nothing are scored, too.
-        reference_epoch: the strata of the images at the first firing in or after this epoch are kept, and scored under
-            ``fixed_<stratum>``: there, a curve shows the same images throughout.
-        shared_components: how many components the whole probe is decomposed into together, so that each means the same
-            in every image; 0 for none.
-        freeze_shared: whether these stay what they were at the first firing.
-        n_drawn: how many of the probe's images are drawn.
-        batch_size: probe images explained at once; with the layer's size it sets the memory needed.
-        chunk_size: altered images per forward pass; by default what suits the device.
-        seed: of the choice of the probe.
-        unpack: from a batch of one to image and label, where samples are neither tuples nor mappings with ``image`` and
-            ``label``.
-        read_logits: reads the logits from what the module returns, where it is neither a tensor nor holds ``logits``.
-        dirpath: the run directory; by default the logger's own for this run.
+        every_n_epochs: takes a snapshot in every n-th epoch.
+        scores: what is scored, on which images apart, beside which baselines.
+        components: which components are followed beside those of every image.
+        log: what goes to the trackers beside the values.
+        run: how the work is done, and how data and network are read.
         report: whether the run is written as one HTML page at the end of ``fit``.
+        dirpath: the run directory; by default the logger's own for this run.
         prefix: of all keys; give two callbacks on one Trainer different ones.
-        strict: whether an error while explaining or reporting ends the training, instead of being warned about and
-            counted under ``decomcam/errors``.
+        strict: whether an error while explaining, scoring or reporting ends the training, instead of being warned about
+            and counted.
 
     Raises:
-        ValueError: if a number is out of range or a policy is unknown.
+        TypeError: if the method gives no components, or the probe is neither a Probe nor a number.
+        ValueError: if a number is out of range or a target is unknown.
     """
 
     def __init__(
         self,
-        method: DecomCAM = DecomCAM(),  # noqa: B008 -- frozen
+        method: ComponentMethod = DecomCAM(),  # noqa: B008 -- frozen, as all that follow
         probe: Probe | int | None = None,
         target_layer: str | None = None,
-        every_n_epochs: int = 1,
         target: TargetPolicy = "label",
+        every_n_epochs: int = 1,
         *,
-        metrics: Sequence[PerImageMetric] | Mapping[str, PerImageMetric] | Literal["default"] = "default",
-        strata: Strata = "correctness",
-        baselines: Sequence[str] = ("grad_cam",),
-        chance: bool = True,
-        reference_epoch: int = 0,
-        shared_components: int = 6,
-        freeze_shared: bool = False,
-        n_drawn: int = 8,
-        batch_size: int = 16,
-        chunk_size: int | None = None,
-        seed: int = 0,
-        unpack: Unpack | None = None,
-        read_logits: ReadLogits | None = None,
-        dirpath: str | Path | None = None,
+        scores: Scoring = Scoring(),  # noqa: B008
+        components: Components = Components(),  # noqa: B008
+        log: Log = Log(),  # noqa: B008
+        run: Execution = Execution(),  # noqa: B008
         report: bool = False,
+        dirpath: str | Path | None = None,
         prefix: str = "decomcam",
         strict: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(probe, Probe | int | None):
             raise TypeError(f"Expected `probe` to be a Probe, a number or None, but got {type(probe).__name__}.")
-        for name, value, least in (
-            ("every_n_epochs", every_n_epochs, 1),
-            ("batch_size", batch_size, 1),
-            ("chunk_size", chunk_size, 1),
-            ("n_drawn", n_drawn, 0),
-            ("shared_components", shared_components, 0),
-            ("probe", probe, 1),
-        ):
-            if isinstance(value, int) and value < least:
-                raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+        for name, value in (("every_n_epochs", every_n_epochs), ("probe", probe)):
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
+        self.explainer = Explainer(method, target_layer, target, run.batch_size, run.chunk_size, run.read_logits)
         self.probe = probe if isinstance(probe, Probe) else None
-        self.target_layer, self.every_n_epochs, self.n_drawn = target_layer, every_n_epochs, n_drawn
-        self.prefix, self.strict, self.dirpath = prefix, strict, None if dirpath is None else Path(dirpath)
-        self.report = report
-        self._sharing: dict[str, Any] = {"n_components": shared_components, "frozen": freeze_shared}
-        self._reading: dict[str, Any] = {
-            "n": probe if isinstance(probe, int) else _DEFAULT_PROBE_SIZE,
-            "seed": seed,
-            "unpack": unpack,
-        }
+        self._probe_size = probe if isinstance(probe, int) else _DEFAULT_PROBE_SIZE
         self._given_probe = self.probe is not None
-        self._observing: dict[str, Any] = {
-            "method": method,
-            "target": target,
-            "metrics": metrics,
-            "strata": strata,
-            "baselines": baselines,
-            "chance": chance,
-            "reference_epoch": reference_epoch,
-            "batch_size": batch_size,
-            "chunk_size": chunk_size,
-            "read_logits": read_logits,
-        }
+        self.every_n_epochs, self.scoring, self.components, self.log_options, self.run = (
+            every_n_epochs,
+            scores,
+            components,
+            log,
+            run,
+        )
+        self.report, self.dirpath = report, None if dirpath is None else Path(dirpath)
+        self.prefix, self.strict = prefix, strict
         self._begin()
 
     def _begin(self) -> None:
@@ -152,25 +116,20 @@ class DecomCAMCallback(pl.Callback):
         self.observer = self._new_observer()
         self.directory: RunDirectory | None = None
         self.report_path: Path | None = None
-        self.last_record: EpochRecord | None = None
-        self.last_scoreboard: Scoreboard | None = None
+        self.last_snapshot: Snapshot | None = None
         self.errors = 0
+        self._dropped: Counter[str] = Counter()
         self._run_id = uuid.uuid4().hex
         self._resumed: dict[str, Any] = {}
         self._history: list[dict[str, float]] = []
-        self._warned: set[tuple[str, type[Exception]]] = set()
-        self._answers = ClassAccuracy()
+        self._warned: set[object] = set()
+        self._class_accuracy = ClassAccuracy()
         self._described: set[str] = set()
         self._peaks: Tensor | None = None
-
-    @property
-    def needs_class_accuracy(self) -> bool:
-        """Whether the accuracy of every class over the whole validation set must be known."""
-        return bool(self._observing["strata"] == "class_accuracy")
+        self._report_seconds: float | None = None
 
     def _new_observer(self) -> Observer:
-        shared = SharedComponents(**self._sharing) if self._sharing["n_components"] else None
-        return Observer(**self._observing, shared=shared)
+        return Observer(self.explainer, self.scoring, self.components, strict=self.strict)
 
     @property
     @override
@@ -182,7 +141,7 @@ class DecomCAMCallback(pl.Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         refuse_sharded(trainer)
-        Monitors(trainer, self.prefix).refuse_fragile(every_firing=self.every_n_epochs == 1)
+        Monitors(trainer, self.prefix).refuse_fragile(self.scoring.always_there, every_epoch=self.every_n_epochs == 1)
         if stage == "fit" and trainer.global_step == 0:
             self._begin()
 
@@ -193,20 +152,25 @@ class DecomCAMCallback(pl.Callback):
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._fire_if_due(trainer, pl_module)
+            self._take_snapshot(trainer, pl_module)
 
     @override
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._fire_if_due(trainer, pl_module)
+        self._take_snapshot(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not has_validation(trainer):
-            self._fire_if_due(trainer, pl_module, after_training_epoch=True)
+            self._take_snapshot(trainer, pl_module, after_training_epoch=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.report and self.directory is not None and self.last_record is not None:
+        if self.last_snapshot is None:
+            return
+        if trainer.is_global_zero:
+            with self._forgiving("draw the gain curves"):
+                self._reporter(trainer).chart(self._history)
+        if self.report and self.directory is not None:
             with self._forgiving("write the report"):
                 self.report_path = write_report([self.directory.path])
 
@@ -220,47 +184,33 @@ class DecomCAMCallback(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self.needs_class_accuracy and not trainer.sanity_checking and self._due(trainer) and dataloader_idx == 0:
+        counting = self.scoring.needs_class_accuracy and dataloader_idx == 0 and not trainer.sanity_checking
+        if counting and self._is_due(trainer):
             with self._forgiving("count right and wrong answers"):
-                self._answers.count(pl_module, batch, self._reading["unpack"], self._observing["read_logits"])
+                self._class_accuracy.count(pl_module, batch, self.run.unpack, self.run.read_logits)
 
-    def _fire_if_due(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, after_training_epoch: bool = False
-    ) -> None:
-        step = logged_step(trainer, after_training_epoch=after_training_epoch)
-        if trainer.state.fn != "fit":
-            # Other data, and weights from anywhere: what was followed during a training goes on as if nothing had been.
-            followed = self.observer, self.probe
-            try:
-                self.observer = self._new_observer()
-                self._prepare(trainer, pl_module)
-                self._fire(trainer, pl_module, trainer.current_epoch, step)
-            finally:
-                self.observer, self.probe = followed
-        elif self._due(trainer):
-            self._fire(trainer, pl_module, trainer.current_epoch, step)
-        else:
-            Monitors(trainer, self.prefix).withdraw(set())
-
-    def _due(self, trainer: pl.Trainer) -> bool:
+    def _is_due(self, trainer: pl.Trainer) -> bool:
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def _moment(self, trainer: pl.Trainer, *, after_training_epoch: bool) -> tuple[int, int]:
+        """Epoch and step of a snapshot that is taken now."""
+        return trainer.current_epoch, logged_step(trainer, after_training_epoch=after_training_epoch)
 
     # ----- before the first step
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the probe, find the layer and explain one image, so that what cannot work fails now."""
         if not self._given_probe:
-            self.probe = read_probe(trainer, pl_module, **self._reading)
-        probe = _known(self.probe)
-        fitting = trainer.state.fn == "fit"
-        if fitting:
+            self.probe = read_probe(trainer, pl_module, self._probe_size, self.run.seed, self.run.unpack)
+        probe = self._known_probe()
+        if trainer.state.fn == "fit":
             self._refuse_changed_probe(probe)
         try:
-            grid = self.observer.prepare(pl_module, probe, self.target_layer)
+            grid = self.observer.prepare(pl_module, probe)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-        if self.target_layer is None:
-            layer = self.observer.settings["target_layer"]
+        if self.explainer.target_layer is None:
+            layer = self.observer.explainer.target_layer
             rank_zero_info(f"DecomCAM explains `target_layer={layer!r}` ({grid[0]} x {grid[1]} positions).")
         if self._keeps_records(trainer):
             self._open_directory(trainer, probe)
@@ -297,48 +247,92 @@ class DecomCAMCallback(pl.Callback):
         else:
             self.directory = directory
 
-    # ----- at each firing
+    def _known_probe(self) -> Probe:
+        if self.probe is None:
+            raise RuntimeError("The probe is known from the start of training or validation on.")
+        return self.probe
 
-    def _fire(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int, step: int) -> None:
-        numbers: dict[str, float] = {}
-        probe = _known(self.probe)
-        with self._forgiving("explain the probe"):
-            if self.needs_class_accuracy:
-                self.observer.class_accuracy = self._answers.accuracy(this_process(trainer))
-            with progress(trainer, len(probe), "DecomCAM") as advance:
-                record = self.observer.observe(
-                    pl_module, epoch=epoch, step=step, process=this_process(trainer), advance=advance
+    # ----- at each snapshot
+
+    def _take_snapshot(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, after_training_epoch: bool = False
+    ) -> None:
+        """Explain the probe if it is time to, keep what was found, and log it."""
+        if not self._is_due(trainer):
+            Monitors(trainer, self.prefix).withdraw(set())
+            return
+        epoch, step = self._moment(trainer, after_training_epoch=after_training_epoch)
+        process, numbers = this_process(trainer), dict[str, float]()
+        with self._observer_for(trainer, pl_module) as observer, self._forgiving("explain the probe"):
+            if self.scoring.needs_class_accuracy:
+                observer.class_accuracy = self._class_accuracy.accuracy(process)
+            with progress(trainer, len(self._known_probe()), "DecomCAM") as advance:
+                self.last_snapshot = observer.observe(
+                    pl_module, epoch=epoch, step=step, process=process, advance=advance
                 )
-            self.last_record, self.last_scoreboard = record, self.observer.scoreboard
-            numbers = dict(record.numbers)
-            if trainer.state.fn == "fit":
-                names = _known(self.probe).class_names
-                self._history.append({"step": step, "epoch": record.epoch, **numbers, **class_gains(record, names)})
+            numbers = self._noted(trainer, self.last_snapshot)
             if trainer.is_global_zero:
-                self._report(trainer, record)
-        values = {f"{self.prefix}/{name}": value for name, value in numbers.items()}
-        values[f"{self.prefix}/errors"] = float(self.errors)
+                self._report(trainer, self.last_snapshot)
+        self._log(trainer, pl_module, numbers)
+
+    @contextmanager
+    def _observer_for(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Observer]:
+        """Give the run's observer or, outside of ``fit``, one for this snapshot alone.
+
+        There are other data there, and weights from anywhere: what was followed during a training goes on afterwards as
+        if nothing had been.
+        """
+        if trainer.state.fn == "fit":
+            yield self.observer
+            return
+        followed = self.observer, self.probe
+        try:
+            self.observer = self._new_observer()
+            self._prepare(trainer, pl_module)
+            yield self.observer
+        finally:
+            self.observer, self.probe = followed
+
+    def _noted(self, trainer: pl.Trainer, snapshot: Snapshot) -> dict[str, float]:
+        """Warn about metrics that are missing, and give the numbers with what only the callback knows."""
+        self._dropped.update(snapshot.dropped.keys())
+        for name, why in snapshot.dropped.items():
+            self._warn_once(("metric", name), f"left the metric {name!r} out of a snapshot: {why}")
+        numbers = dict(snapshot.numbers) | {keys.dropped_key(name): float(n) for name, n in self._dropped.items()}
+        if self._report_seconds is not None:
+            numbers[keys.seconds_key("report")] = self._report_seconds
+        if trainer.state.fn == "fit":
+            of_classes = class_gains(snapshot, self._known_probe().class_names)
+            self._history.append({"step": snapshot.step, "epoch": snapshot.epoch} | numbers | of_classes)
+        return numbers
+
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, numbers: dict[str, float]) -> None:
+        values = {keys.logged(self.prefix, key): value for key, value in numbers.items()}
+        values[keys.logged(self.prefix, "errors")] = float(self.errors)
         Monitors(trainer, self.prefix).withdraw(set(values))
         # All processes hold the same values, except that only the first one can fail to report.
         shared: dict[str, Any] = {"sync_dist": trainer.world_size > 1, "reduce_fx": "max"}
         pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, **shared)
 
-    def _report(self, trainer: pl.Trainer, record: EpochRecord) -> None:
+    def _report(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
         """Keep the record and draw from it; what fails here is missing from the report and from nothing else."""
+        started, probe = monotonic(), self._known_probe()
         directory = self.directory if self._keeps_records(trainer) else None
-        reporter = Reporter(trainer.loggers, self.prefix, self.n_drawn)
+        fitting, reporter = trainer.state.fn == "fit", self._reporter(trainer)
         if directory is not None:
             with self._forgiving("keep the record"):
-                record.save(directory.path)
+                snapshot.save(directory.path)
         with self._forgiving("draw the OSSM grid"):
-            peaks = peaks_of(record, self._peaks)
-            self._peaks = peaks if trainer.state.fn == "fit" else self._peaks
-            reporter.draw(record, _known(self.probe), directory, peaks)
-        if trainer.state.fn == "fit":
+            peaks = peaks_of(snapshot, self._peaks)
+            self._peaks = peaks if fitting else self._peaks
+            reporter.draw(snapshot, probe, directory, peaks)
+        if fitting:
             with self._forgiving("describe the values"):
-                reporter.describe(_known(self.probe), record.numbers, self.observer.directions, self._described)
-            with self._forgiving("draw the gain curves"):
-                reporter.chart(self._history)
+                reporter.describe(probe, snapshot.numbers, self.observer.directions, self._described)
+        self._report_seconds = monotonic() - started
+
+    def _reporter(self, trainer: pl.Trainer) -> Reporter:
+        return Reporter(trainer.loggers, self.prefix, self.log_options.n_images)
 
     @contextmanager
     def _forgiving(self, what: str) -> Iterator[None]:
@@ -349,12 +343,13 @@ class DecomCAMCallback(pl.Callback):
             if self.strict:
                 raise
             self.errors += 1
-            if (what, type(error)) not in self._warned:
-                self._warned.add((what, type(error)))
-                rank_zero_warn(
-                    f"DecomCAMCallback could not {what}: {type(error).__name__}: {error} "
-                    "Training goes on; `strict=True` makes this an error."
-                )
+            self._warn_once((what, type(error)), f"could not {what}: {type(error).__name__}: {error}")
+
+    def _warn_once(self, what: object, message: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            end = "" if message.endswith(".") else "."
+            rank_zero_warn(f"DecomCAMCallback {message}{end} Training goes on; `strict=True` makes this an error.")
 
     # ----- resuming
 
@@ -369,6 +364,7 @@ class DecomCAMCallback(pl.Callback):
             "probe_ids": list(self.probe.ids),
             "history": [dict(numbers) for numbers in self._history],
             "peaks": self._peaks,
+            "dropped": dict(self._dropped),
             "observer": self.observer.state_dict(),
         }
 
@@ -379,10 +375,5 @@ class DecomCAMCallback(pl.Callback):
             self._run_id = state_dict["run_id"]
             self._history = [dict(numbers) for numbers in state_dict["history"]]
             self._peaks = state_dict.get("peaks")
+            self._dropped = Counter(state_dict["dropped"])
             self.observer.load_state_dict(state_dict["observer"])
-
-
-def _known(value: Any) -> Any:
-    if value is None:
-        raise RuntimeError("Probe and run directory are known from the start of training or validation on.")
-    return value

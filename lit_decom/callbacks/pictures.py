@@ -7,11 +7,11 @@ from PIL import Image
 from torch import Tensor
 
 from lit_decom.probe import Probe
-from lit_decom.records import EpochRecord, displayed
+from lit_decom.records import Snapshot, displayed
 from lit_decom.render import ossm_grid
 
 
-def grid_of(record: EpochRecord, probe: Probe, n_drawn: int, limits: Tensor | None = None) -> tuple[Image.Image, str]:
+def grid_of(record: Snapshot, probe: Probe, n_drawn: int, limits: Tensor | None = None) -> tuple[Image.Image, str]:
     """Compose the OSSM grid of the first ``n_drawn`` images, and its caption.
 
     Args:
@@ -44,14 +44,14 @@ def grid_of(record: EpochRecord, probe: Probe, n_drawn: int, limits: Tensor | No
     return picture, caption
 
 
-def peaks_of(record: EpochRecord, before: Tensor | None) -> Tensor:
+def peaks_of(record: Snapshot, before: Tensor | None) -> Tensor:
     """Largest value so far of each image's integrated map and of its OSSMs, ``(n, 2)``: one scale for all epochs."""
     maps, ossms = record.decomposition.cam, record.decomposition.ossms
     now = torch.stack([maps.amax(dim=(1, 2)), ossms.amax(dim=(1, 2, 3))], dim=1).nan_to_num()
     return now if before is None else torch.maximum(now, before)
 
 
-def _row_caption(record: EpochRecord, names: Sequence[str] | None, row: int) -> str:
+def _row_caption(record: Snapshot, names: Sequence[str] | None, row: int) -> str:
     def name(index: int) -> str:
         return names[index] if names is not None and index < len(names) else str(index)
 

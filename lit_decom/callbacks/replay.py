@@ -1,6 +1,8 @@
 """Replay: the records that a live callback would have made, from the checkpoints of a run that had none."""
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from typing_extensions import override
 
 from lit_decom.callbacks.decom_cam import DecomCAMCallback
 from lit_decom.callbacks.trainer_access import step_of_checkpoint
+from lit_decom.observer import Observer
 
 
 class ReplayCallback(DecomCAMCallback):
@@ -47,12 +50,20 @@ class ReplayCallback(DecomCAMCallback):
         return self.dirpath
 
     @override
-    def _fire_if_due(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, after_training_epoch: bool = False
-    ) -> None:
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return True
+
+    @override
+    def _moment(self, trainer: pl.Trainer, *, after_training_epoch: bool) -> tuple[int, int]:
+        return self._epoch, self._step
+
+    @override
+    @contextmanager
+    def _observer_for(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Observer]:
+        """Give the one observer that follows all checkpoints."""
         if self.observer.probe is None:
             self._prepare(trainer, pl_module)
-        self._fire(trainer, pl_module, self._epoch, self._step)
+        yield self.observer
 
     @override
     def _keeps_records(self, trainer: pl.Trainer) -> bool:

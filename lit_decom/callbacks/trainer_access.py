@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader, default_collate
 
+from lit_decom import keys
 from lit_decom.evidence import observing
 from lit_decom.isolation import isolated_random_state
 from lit_decom.observer import Process
@@ -157,13 +158,14 @@ class Monitors:
     """
 
     def __init__(self, trainer: pl.Trainer, prefix: str) -> None:
-        self.trainer, self.prefix = trainer, f"{prefix}/"
+        self.trainer, self.prefix = trainer, prefix
 
-    def refuse_fragile(self, *, every_firing: bool) -> None:
+    def refuse_fragile(self, always_there: Mapping[str, bool], *, every_epoch: bool) -> None:
         """Refuse an ``EarlyStopping`` that ends the training as soon as there is no value to monitor.
 
         Args:
-            every_firing: whether the probe is explained in every epoch.
+            always_there: by the name of each metric, whether its value over all images is always there.
+            every_epoch: whether there is a snapshot in every epoch.
 
         Raises:
             MisconfigurationException: with the remedy.
@@ -171,35 +173,34 @@ class Monitors:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if not (isinstance(callback, EarlyStopping) and callback.check_finite and callback.monitor):
                 continue
-            ours = callback.monitor.startswith(self.prefix)
-            if ours and (not every_firing or self._may_be_empty(callback.monitor)):
+            key = keys.without_prefix(self.prefix, callback.monitor)
+            if key is not None and not (every_epoch and keys.is_always_there(key, always_there)):
                 raise MisconfigurationException(
-                    f"Expected `EarlyStopping(monitor={callback.monitor!r})` to have `check_finite=False`: the value "
-                    "is NaN in epochs in which no image is in that stratum or the probe is not explained, and training "
-                    "would stop there."
+                    f"Expected `EarlyStopping(monitor={callback.monitor!r})` to have `check_finite=False`: not every "
+                    "epoch has a value there (a stratum may be empty, a component may end, the first snapshot has "
+                    "nothing to compare with, an epoch may have no snapshot), and training would stop at its absence."
                 )
 
     def withdraw(self, fresh: set[str]) -> None:
-        """Take back what an earlier firing logged and this one does not: NaN where it is monitored, absent elsewhere.
+        """Take back what an earlier snapshot logged and this one does not: NaN where it is monitored, absent elsewhere.
 
         Args:
             fresh: the keys that are logged now.
         """
         metrics = self.trainer.callback_metrics
-        for key in [key for key in metrics if key.startswith(self.prefix) and key not in fresh]:
+        for key in [key for key in metrics if self._is_ours(key) and key not in fresh]:
             del metrics[key]
         for key in self._monitored() - fresh:
             # Not logged: only those who rank by it need to know that there is no value.
             metrics[key] = torch.tensor(float("nan"))
 
     def _monitored(self) -> set[str]:
-        keys = {getattr(callback, "monitor", None) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
-        keys |= {config.monitor for config in self.trainer.lr_scheduler_configs}
-        return {key for key in keys if isinstance(key, str) and key.startswith(self.prefix)}
+        monitored = {getattr(callback, "monitor", None) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        monitored |= {config.monitor for config in self.trainer.lr_scheduler_configs}
+        return {key for key in monitored if isinstance(key, str) and self._is_ours(key)}
 
-    def _may_be_empty(self, key: str) -> bool:
-        parts = key.removeprefix(self.prefix).split("/")
-        return len(parts) > 1 and parts[1] != "all" and parts[0] not in {"count", "score_gain", "explained_energy"}
+    def _is_ours(self, key: str) -> bool:
+        return keys.without_prefix(self.prefix, key) is not None
 
 
 @contextmanager

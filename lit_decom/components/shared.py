@@ -1,4 +1,4 @@
-"""Components that the whole probe has in common, followed over firings."""
+"""Components that the whole probe has in common, followed over snapshots."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_decom import keys
 from lit_decom.components.tracking import ComponentTracker, Tracked
 from lit_decom.evidence import Capture
-from lit_decom.functional.cam import channel_weights
 from lit_decom.functional.shared_basis import SharedBasis, basis_from_gram, channel_gram, exemplars, project
-from lit_decom.methods.decom_cam import DecomCAM
+from lit_decom.methods.base import ComponentMethod
 
 _PSEUDO_IMAGE = "probe"
 
 
 @dataclass(frozen=True)
 class SharedFindings:
-    """What one firing found of the shared components.
+    """What one snapshot found of the shared components.
 
     Attributes:
         patterns: ``(n, S, h, w)``, the map of each in every image.
@@ -41,20 +41,46 @@ class SharedFindings:
         found: dict[str, float] = {}
         for index, identity in enumerate(self.tracked.identities[0].tolist()):
             if identity >= 0:
-                found[f"shared_energy/{identity + 1:02d}"] = float(self.energy[index])
+                found[keys.shared_key("energy", identity)] = float(self.energy[index])
                 if self.gains[index].isfinite():
-                    found[f"shared_gain/{identity + 1:02d}"] = float(self.gains[index])
+                    found[keys.shared_key("gain", identity)] = float(self.gains[index])
         return found
 
 
-class SharedComponents:
-    """Decomposes all images of the probe together, and gives the directions an identity over firings.
+@dataclass(frozen=True)
+class Components:
+    """Which components are followed beside those of every image.
 
-    In one firing: :meth:`begin`, :meth:`add` each piece, :meth:`finish`.
+    Attributes:
+        n_shared: how many components the whole probe is decomposed into together, so that each means the same in every
+            image; 0 for none.
+        freeze_shared: whether these stay what they were at the first snapshot, so that drift away from them shows as a
+            loss of energy.
+
+    Raises:
+        ValueError: if ``n_shared`` is negative.
+    """
+
+    n_shared: int = 6
+    freeze_shared: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_shared < 0:
+            raise ValueError(f"Expected `n_shared` to be at least 0, but got {self.n_shared}.")
+
+    def new(self) -> "SharedComponents | None":
+        """Begin to follow the shared components of a run; None for none."""
+        return SharedComponents(self.n_shared, frozen=self.freeze_shared) if self.n_shared else None
+
+
+class SharedComponents:
+    """Decomposes all images of the probe together, and gives the directions an identity over snapshots.
+
+    In one snapshot: :meth:`begin`, :meth:`add` each piece, :meth:`finish`.
 
     Args:
         n_components: how many directions.
-        frozen: whether the first firing's directions are kept, so that drift away from them shows as a loss of energy.
+        frozen: as in :class:`Components`.
         n_scored: how many images, the probe's first, are shown to the network through the shared components, to get
             their score gain; each costs ``n_components`` forward passes.
         n_exemplars: image regions kept for each component.
@@ -70,7 +96,7 @@ class SharedComponents:
         self.begin()
 
     def begin(self, rank: int = 0, world: int = 1) -> None:
-        """Forget the last firing's evidence, and keep the directions.
+        """Forget the last snapshot's evidence, and keep the directions.
 
         Args:
             rank: of this process, which explains every ``world``-th image.
@@ -81,11 +107,9 @@ class SharedComponents:
         self._to_score: list[Capture] = []
         self._wanted = len(range(rank, self.n_scored, world))
 
-    def add(self, evidence: Capture, method: DecomCAM) -> None:
+    def add(self, evidence: Capture, method: ComponentMethod) -> None:
         """Take in the class-weighted channel maps of one piece."""
-        weights = channel_weights(evidence.activations, evidence.gradients, method.preset.channel_weight)
-        weights = weights.relu() if method.preset.positive_only else weights
-        maps = evidence.activations * weights[:, :, None, None]
+        maps = method.weighted_maps(evidence)
         gram = channel_gram(maps)
         self._gram = gram if self._gram is None else self._gram + gram
         self._maps.append(maps.cpu())
@@ -94,7 +118,7 @@ class SharedComponents:
 
     def finish(
         self,
-        method: DecomCAM,
+        method: ComponentMethod,
         image_size: tuple[int, int],
         *,
         step: int,
@@ -105,7 +129,7 @@ class SharedComponents:
         Args:
             method: shows images through the components.
             image_size: ``(H, W)`` of the probe's images.
-            step: number of the firing, rising.
+            step: number of the snapshot, rising.
             share: does this process's work and collects that of every process.
 
         Returns:
@@ -130,7 +154,7 @@ class SharedComponents:
         self.begin()
         return SharedFindings(patterns, energy.float(), tracked, gains, found.images, found.boxes)
 
-    def _projected(self, method: DecomCAM, basis: SharedBasis) -> tuple[Tensor, Tensor] | None:
+    def _projected(self, method: ComponentMethod, basis: SharedBasis) -> tuple[Tensor, Tensor] | None:
         """Maps ``(n, S, h, w)`` of this process's images, and the score gains ``(m, S)`` of those to be scored."""
         if not self._maps:
             return None

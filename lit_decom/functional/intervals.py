@@ -173,6 +173,46 @@ def share_difference_intervals(first: Tensor, second: Tensor, level: float = 0.9
     return _like(torch.stack([share - other - below, share - other + above], dim=1), first)
 
 
+def paired_share_intervals(first: Tensor, second: Tensor, level: float = 0.95) -> Tensor:
+    """Give the interval of the difference of two shares over the same images.
+
+    The Wilson interval of each, put together with the correlation of the two over the images; a correlation that is
+    undefined, since one of them is the same in all images, counts as 0. Source: method 8 of Newcombe, Improved
+    confidence intervals for the difference between binomial proportions based on paired data (1998).
+
+    Args:
+        first: 0 or 1 ``(n, m)``; an image where either is NaN is left out.
+        second: other scores of the same images ``(n, m)``.
+        level: coverage, between 0 and 1.
+
+    Returns:
+        Ends of the interval of ``mean(first) - mean(second)``, ``(m, 2)`` in [-1, 1]; NaN for fewer than
+        :data:`MIN_IMAGES` images.
+
+    Raises:
+        ValueError: when a shape does not fit, the level is no coverage, or a value is neither 0, 1 nor NaN.
+
+    Example:
+        >>> paired_share_intervals(torch.tensor([[1.0]] * 9 + [[0.0]]), torch.tensor([[0.0]] * 10))
+        tensor([[0.4883, 0.9821]])
+    """
+    _check_columns("second", second)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"Expected `second` to have shape {tuple(first.shape)} like `first`, but got {tuple(second.shape)}."
+        )
+    undefined = first.isnan() | second.isnan()
+    first, second = first.masked_fill(undefined, torch.nan), second.masked_fill(undefined, torch.nan)
+    low, high, share = _wilson(first, level)
+    other_low, other_high, other = _wilson(second, level)
+    both = (first * second).detach().cpu().double().nanmean(dim=0)
+    correlation = (both - share * other) / (share * (1 - share) * other * (1 - other)).sqrt()
+    correlation = correlation.where(correlation.isfinite(), 0)
+    below = _correlated(share - low, other_high - other, correlation)
+    above = _correlated(high - share, other - other_low, correlation)
+    return _like(torch.stack([share - other - below, share - other + above], dim=1), first)
+
+
 def statistic_interval(
     rows: Tensor,
     statistic: Callable[[Tensor], Tensor],
@@ -334,6 +374,11 @@ def _wilson(values: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
     high = torch.where(share == 1, 1.0, (centre + half).clamp(max=1))
     few = n < MIN_IMAGES
     return low.masked_fill(few, torch.nan), high.masked_fill(few, torch.nan), share
+
+
+def _correlated(one: Tensor, other: Tensor, correlation: Tensor) -> Tensor:
+    """Length of the difference of two correlated deviations; rounding may leave it below 0."""
+    return (one.square() - 2 * correlation * one * other + other.square()).clamp(min=0).sqrt()
 
 
 def _tail_rank(level: float, n_resamples: int) -> int:

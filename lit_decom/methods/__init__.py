@@ -1,6 +1,6 @@
 """Explanation methods, each a function of one capture."""
 
-from lit_decom.methods.base import CAM, METHODS, register
+from lit_decom.methods.base import CAM, METHODS, ComponentMethod, register
 from lit_decom.methods.decom_cam import DecomCAM, Decomposition
 from lit_decom.methods.eigen import EigenCAM, EigenGradCAM
 from lit_decom.methods.gradient import GradCAM, GradCAMPP, HiResCAM, LayerCAM, XGradCAM
@@ -10,6 +10,7 @@ __all__ = [
     "CAM",
     "METHODS",
     "PRESETS",
+    "ComponentMethod",
     "DecomCAM",
     "Decomposition",
     "EigenCAM",

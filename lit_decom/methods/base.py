@@ -2,11 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lit_decom.evidence import Capture
+
+if TYPE_CHECKING:
+    from lit_decom.methods.decom_cam import Decomposition
 
 METHODS: dict[str, type["CAM"]] = {}
 
@@ -27,6 +31,42 @@ class CAM(ABC):
         Returns:
             Non-negative maps ``(B, h, w)``; NaN throughout where an image's evidence is not finite.
         """
+
+
+class ComponentMethod(CAM):
+    """An explanation made of components, each scored by what it does for the target."""
+
+    @abstractmethod
+    def decompose(self, capture: Capture) -> "Decomposition":
+        """Decompose a batch of evidence and score its components.
+
+        Args:
+            capture: what :func:`lit_decom.capture` returned.
+
+        Returns:
+            The components of ``B`` images.
+        """
+
+    @abstractmethod
+    def score(self, capture: Capture, components: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Show every image to the network through maps of its own.
+
+        Args:
+            capture: of ``B`` images.
+            components: ``(B, K, h, w)``; their positive part is what is shown.
+            valid: ``(B, K)`` bool, which of them to show.
+
+        Returns:
+            Target scores ``(B, K)``, NaN where not valid, and ``(B,)`` of the images with everything hidden.
+        """
+
+    @abstractmethod
+    def weighted_maps(self, capture: Capture) -> Tensor:
+        """Weigh every channel of the layer by what it does for the target: ``(B, C, h, w)``."""
+
+    def __call__(self, capture: Capture) -> Tensor:
+        """Explain a batch: the integrated map ``(B, h, w)``."""
+        return self.decompose(capture).cam
 
 
 def finite_images(*evidence: Tensor) -> Tensor:

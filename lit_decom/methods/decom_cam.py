@@ -22,7 +22,7 @@ from lit_decom.functional.decomposition import (
     select_channels,
 )
 from lit_decom.functional.image import Blend, blend, gaussian_blur, min_max_normalize, upsample
-from lit_decom.methods.base import CAM, finite_images, register
+from lit_decom.methods.base import ComponentMethod, finite_images, register
 from lit_decom.methods.presets import PRESETS, BlendSpace, Integration, Preset
 
 _DEFAULT_COMPONENTS = 10
@@ -96,7 +96,7 @@ class Decomposition:
 
 @register("decom_cam")
 @dataclass(frozen=True, repr=False)
-class DecomCAM(CAM):
+class DecomCAM(ComponentMethod):
     """Decomposition-based class activation maps (DecomCAM, arXiv 2405.18882; Decom-CAM, arXiv 2306.04644).
 
     The weighted maps of the channels that matter most for the target are decomposed into orthogonal components. The
@@ -180,10 +180,6 @@ class DecomCAM(CAM):
         given = {entry.name: getattr(self, entry.name) for entry in fields(Preset)}
         return replace(PRESETS[self.integration], **{name: value for name, value in given.items() if value is not None})
 
-    def __call__(self, capture: Capture) -> Tensor:
-        """Explain a batch: the integrated map ``(B, h, w)``."""
-        return self.decompose(capture).cam
-
     def decompose(self, capture: Capture) -> Decomposition:
         """Decompose a batch of evidence and score its components.
 
@@ -221,6 +217,12 @@ class DecomCAM(CAM):
                 contributions=_fill_non_finite(weights.contributions, finite),
                 fallback=weights.fallback & finite,
             )
+
+    def weighted_maps(self, capture: Capture) -> Tensor:
+        """Weigh every channel of the layer by what it does for the target: ``(B, C, h, w)``."""
+        weights = channel_weights(capture.activations, capture.gradients, self.preset.channel_weight)
+        weights = weights.relu() if self.preset.positive_only else weights
+        return capture.activations * weights[:, :, None, None]
 
     def _factors(self, capture: Capture) -> tuple[Factors, Tensor, Tensor]:
         """Components with their sign, the channels they are made of, and which images have finite evidence."""

@@ -3,11 +3,13 @@
 import hashlib
 import inspect
 from abc import ABC
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from lit_decom.functional.intervals import mean_intervals, share_intervals, statistic_interval
 
 _NOT_CONVENTIONS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -27,10 +29,18 @@ class PerImageMetric(Metric, ABC):
 
     Set-level metrics (a maximum over thresholds, a mean over classes) keep wider rows and override :meth:`score` and
     :meth:`reduce`.
+
+    Attributes:
+        higher_is_better: the direction; None where neither is better.
+        always_there: whether the value over all images is finite at every snapshot, as long as the evidence is; not so
+            where it compares with an earlier snapshot.
+        is_share: whether every image has 0 or 1, so that the value is a share of images.
     """
 
     is_differentiable = False
     full_state_update = False
+    always_there: ClassVar[bool] = True
+    is_share: bool = False
     plot_lower_bound: float | None = 0.0
     plot_upper_bound: float | None = 1.0
 
@@ -90,6 +100,28 @@ class PerImageMetric(Metric, ABC):
     def reduce(self, rows: Tensor) -> Tensor:
         """Return the scalar value of the images with these rows ``(n, width)``; NaN when none is defined."""
         return self.score(rows).nanmean()
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the value of several images is the mean of theirs, so that means can be reasoned about."""
+        return type(self).reduce is PerImageMetric.reduce
+
+    def interval(self, rows: Tensor, level: float = 0.95) -> Tensor:
+        """Return the interval of the value over images, from their rows.
+
+        Wilson's for shares, a studentised bootstrap for other means, BCa for everything else.
+
+        Args:
+            rows: ``(n, width)``.
+            level: coverage, between 0 and 1.
+
+        Returns:
+            ``(2,)``: low and high; NaN for too few images, see :data:`lit_decom.functional.intervals.MIN_IMAGES`.
+        """
+        if not self.is_mean:
+            return statistic_interval(rows, self.reduce, level)
+        values = self.score(rows)[:, None]
+        return (share_intervals if self.is_share else mean_intervals)(values, level)[0]
 
     def compute(self) -> Tensor:
         """Return the value over all images counted."""

@@ -26,7 +26,7 @@ from lit_decom.functional.stability import coherency
 from lit_decom.metrics.base import PerImageMetric
 
 Change = Callable[..., Tensor]
-Explain = Callable[[Tensor, Tensor], Tensor]
+Explain = Callable[[Capture], Tensor]
 SecondClass = Literal["explained", "predicted"]
 
 
@@ -70,7 +70,7 @@ class Masking:
         return logits.masked_fill(~has_order(maps)[:, None], torch.nan)
 
 
-class _MaskedMetric(PerImageMetric, ABC):
+class MaskedMetric(PerImageMetric, ABC):
     """A metric of images seen through their maps."""
 
     def __init__(
@@ -93,6 +93,11 @@ class _MaskedMetric(PerImageMetric, ABC):
         """How the images are masked; metrics with equal ones may share a masked forward pass."""
         return Masking(self.mask_space, self.substrate, self.scale_to_image)
 
+    @property
+    def asks_for_masked_logits(self) -> bool:
+        """Whether the masked images go through the network."""
+        return True
+
     def _masked_logits(self, given: Tensor | None, maps: Tensor | None, capture: Capture | None) -> Tensor:
         if given is not None:
             return given
@@ -101,7 +106,7 @@ class _MaskedMetric(PerImageMetric, ABC):
         return self.masking.forward(capture, maps)
 
 
-class AverageDrop(_MaskedMetric):
+class AverageDrop(MaskedMetric):
     """Mean fraction of the class probability lost when only the highlighted region is shown; lower is better.
 
     See :func:`lit_decom.functional.faithfulness.average_drop`. Undefined where a map is not finite or constant.
@@ -171,6 +176,7 @@ class AverageIncrease(AverageDrop):
     """
 
     higher_is_better = True
+    is_share = True
     _change: ClassVar[Change] = staticmethod(average_increase)
 
 
@@ -221,7 +227,7 @@ class Complexity(PerImageMetric):
         self.append(complexity(min_max_normalize(widened(maps))))
 
 
-class _CoherencyMetric(_MaskedMetric, ABC):
+class _CoherencyMetric(MaskedMetric, ABC):
     """A metric that compares each map with the map of the masked image."""
 
     second_class: SecondClass
@@ -238,10 +244,9 @@ class _CoherencyMetric(_MaskedMetric, ABC):
             return given
         if capture is None or explain is None:
             raise ValueError("Expected `masked_maps`, or `capture` and `explain` to compute them, but got neither.")
-        classes = capture.targets
-        if self.second_class == "predicted":
-            classes = self._masked_logits(masked_logits, maps, capture).argmax(dim=1)
-        return explain(self.masking.images(capture, maps), classes)
+        predicted = self.second_class == "predicted"
+        classes = self._masked_logits(masked_logits, maps, capture).argmax(dim=1) if predicted else None
+        return explain(capture.again(self.masking.images(capture, maps), classes))
 
 
 class Coherency(_CoherencyMetric):
@@ -250,8 +255,8 @@ class Coherency(_CoherencyMetric):
     See :func:`lit_decom.functional.stability.coherency`, also for where it is undefined.
 
     Args:
-        second_class: the class that the second map explains: ``"explained"`` as in the image itself, or the one
-            ``"predicted"`` in the masked image.
+        second_class: what the second map explains: the score ``"explained"`` in the image itself (a class, the contrast
+            of two, or a score of the caller's own), or the class ``"predicted"`` in the masked image.
         mask_space: see :class:`Masking`.
         substrate: see :class:`Masking`.
         scale_to_image: see :class:`Masking`.
@@ -281,6 +286,11 @@ class Coherency(_CoherencyMetric):
         self.second_class = second_class
         self.add_rows()
 
+    @property
+    def asks_for_masked_logits(self) -> bool:
+        """Whether the masked images go through the network, beside being explained."""
+        return self.second_class == "predicted"
+
     def update(
         self,
         maps: Tensor,
@@ -296,7 +306,7 @@ class Coherency(_CoherencyMetric):
             masked_maps: maps ``(B, H, W)`` of the masked images; computed when missing.
             masked_logits: logits ``(B, N)`` of the masked images, where known, for ``second_class="predicted"``.
             capture: the evidence, to compute ``masked_maps`` from.
-            explain: from images ``(B, 3, H, W)`` and the classes to explain ``(B,)`` to maps, to compute them with.
+            explain: from evidence of the masked images to maps ``(B, H, W)``, to compute them with.
         """
         self.append(coherency(maps, self._masked_maps(masked_maps, maps, masked_logits, capture, explain)))
 

@@ -43,6 +43,7 @@ class PointingGame(PerImageMetric):
     """
 
     higher_is_better = True
+    is_share = True
 
     def __init__(
         self, tolerance: float = 15.0, scale_to_image: bool = False, per_class: bool = False, **kwargs: Any
@@ -52,6 +53,11 @@ class PointingGame(PerImageMetric):
         self.scale_to_image = scale_to_image
         self.per_class = per_class
         self.add_rows(width=2 if per_class else 1)
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the value is the mean over images; over classes it is not."""
+        return not self.per_class
 
     def update(self, maps: Tensor, masks: Tensor, labels: Tensor | None = None) -> None:
         """Add images: ``maps`` (B, H, W), ``masks`` (B, H, W) bool, ``labels`` (B,)."""

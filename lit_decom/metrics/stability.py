@@ -15,11 +15,11 @@ Reference = Literal["previous", "first_correct"]
 
 
 class MapHistory:
-    """What the explanations of the same images were like at earlier firings, by image id.
+    """What the explanations of the same images were like at earlier snapshots, by image id.
 
     It outlives the ``reset()`` of metrics: they only read it in ``update``, and whoever owns it calls :meth:`observe`
     with a batch after the metrics were updated with it. It holds two maps per image, on the CPU, and two numbers per
-    image and firing. Each process keeps the images that it explains.
+    image and snapshot. Each process keeps the images that it explains.
 
     Args:
         similarity: how successive maps are compared to tell when a map settled.
@@ -48,12 +48,12 @@ class MapHistory:
     def compare(
         self, maps: Tensor, ids: Sequence[str], reference: Reference = "previous", similarity: Similarity = "cosine"
     ) -> Tensor:
-        """Compare maps with those of the same images at an earlier firing.
+        """Compare maps with those of the same images at an earlier snapshot.
 
         Args:
             maps: maps ``(B, H, W)``.
             ids: the images' ids.
-            reference: the firing before, or the first one at which the image was classified correctly.
+            reference: the snapshot before, or the first one at which the image was classified correctly.
             similarity: see :func:`lit_decom.functional.stability.map_similarity`.
 
         Returns:
@@ -72,7 +72,7 @@ class MapHistory:
         return scatter_rows(map_similarity(self._reduced(maps)[known], others, similarity), known)
 
     def switched(self, logits: Tensor, ids: Sequence[str]) -> Tensor:
-        """Tell where the prediction differs from that at the firing before.
+        """Tell where the prediction differs from that at the snapshot before.
 
         Args:
             logits: logits ``(B, N)``.
@@ -93,7 +93,7 @@ class MapHistory:
         """Tell since which epoch successive maps have been similar without a break, up to these maps.
 
         Args:
-            maps: this firing's maps ``(B, H, W)``.
+            maps: this snapshot's maps ``(B, H, W)``.
             ids: the images' ids.
             threshold: the least similarity.
 
@@ -117,10 +117,10 @@ class MapHistory:
     def observe(
         self, epoch: int, maps: Tensor, ids: Sequence[str], logits: Tensor, labels: Tensor | None = None
     ) -> None:
-        """Remember this firing's maps and predictions of a batch.
+        """Remember this snapshot's maps and predictions of a batch.
 
         Args:
-            epoch: the number that :meth:`settled_since` shall call this firing.
+            epoch: the number that :meth:`settled_since` shall call this snapshot.
             maps: maps ``(B, H, W)``.
             ids: the images' ids.
             logits: logits ``(B, N)``.
@@ -219,12 +219,12 @@ class MapHistory:
 
 
 class MapStability(PerImageMetric):
-    """Mean similarity of each map to the map of the same image at an earlier firing.
+    """Mean similarity of each map to the map of the same image at an earlier snapshot.
 
-    Undefined at an image's first firing, and where :func:`lit_decom.functional.stability.map_similarity` is.
+    Undefined at an image's first snapshot, and where :func:`lit_decom.functional.stability.map_similarity` is.
 
     Args:
-        reference: ``"previous"`` is the firing before, ``"first_correct"`` the first one at which the image was
+        reference: ``"previous"`` is the snapshot before, ``"first_correct"`` the first one at which the image was
             classified correctly.
         similarity: as for :func:`lit_decom.functional.stability.map_similarity`.
         **kwargs: passed to ``torchmetrics.Metric``.
@@ -238,6 +238,8 @@ class MapStability(PerImageMetric):
         >>> metric.compute()
         tensor(0.6000)
     """
+
+    always_there = False
 
     def __init__(self, reference: Reference = "previous", similarity: Similarity = "cosine", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -258,15 +260,15 @@ class MapStability(PerImageMetric):
         Args:
             maps: maps ``(B, H, W)``.
             ids: the images' ids.
-            history: what earlier firings left; it is not changed.
+            history: what earlier snapshots left; it is not changed.
         """
         self.append(history.compare(maps, ids, self.reference, self.similarity))
 
 
 class TargetSwitchRate(PerImageMetric):
-    """Share of images whose prediction changed since the firing before.
+    """Share of images whose prediction changed since the snapshot before.
 
-    Undefined at an image's first firing.
+    Undefined at an image's first snapshot.
 
     Args:
         **kwargs: passed to ``torchmetrics.Metric``.
@@ -280,6 +282,9 @@ class TargetSwitchRate(PerImageMetric):
         tensor(0.5000)
     """
 
+    always_there = False
+    is_share = True
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_rows()
@@ -290,13 +295,13 @@ class TargetSwitchRate(PerImageMetric):
         Args:
             logits: logits ``(B, N)``.
             ids: the images' ids.
-            history: what earlier firings left; it is not changed.
+            history: what earlier snapshots left; it is not changed.
         """
         self.append(history.switched(logits, ids))
 
 
 class SettledAt(PerImageMetric):
-    """Mean epoch since which an image's map has stayed similar from one firing to the next.
+    """Mean epoch since which an image's map has stayed similar from one snapshot to the next.
 
     Undefined for images whose map has not settled: :attr:`n_undefined` counts them.
 
@@ -316,6 +321,7 @@ class SettledAt(PerImageMetric):
         tensor(1.)
     """
 
+    always_there = False
     plot_upper_bound = None
 
     def __init__(self, threshold: float = 0.9, similarity: Similarity = "cosine", **kwargs: Any) -> None:
@@ -331,7 +337,7 @@ class SettledAt(PerImageMetric):
         Args:
             maps: maps ``(B, H, W)``.
             ids: the images' ids.
-            history: what earlier firings left; it is not changed.
+            history: what earlier snapshots left; it is not changed.
 
         Raises:
             ValueError: if the history compares successive maps in another way.

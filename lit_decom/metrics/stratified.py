@@ -1,7 +1,7 @@
 """Scores of the images that the network gets right and wrong, sure and unsure, apart."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,18 +9,10 @@ from torch import distributed as dist
 from torchmetrics.utilities.prints import rank_zero_warn
 from torchmetrics.wrappers.abstract import WrapperMetric
 
-from lit_decom.functional.bootstrap import bootstrap_interval
-from lit_decom.functional.strata import (
-    NO_STRATUM,
-    bin_names,
-    class_accuracy_strata,
-    confidence_strata,
-    correctness_strata,
-)
+from lit_decom import keys
 from lit_decom.metrics.base import PerImageMetric
-
-StrataFunction = Callable[[Tensor, Tensor], Tensor | Sequence[str] | Sequence[int]]
-Strata = Literal["correctness", "confidence", "class_accuracy"] | StrataFunction
+from lit_decom.metrics.strata import Strata, StrataRule
+from lit_decom.scores import RowTable
 
 
 class StratifiedWrapper(WrapperMetric):
@@ -44,7 +36,7 @@ class StratifiedWrapper(WrapperMetric):
         target: which class the maps explain, such as ``"label"`` or ``"prediction"``; kept for the record.
         keep_empty: give NaN for a stratum without images instead of leaving it out; a function then needs ``names``.
         min_count: warn, once, when a stratum has fewer defined images than this.
-        ci: level of the bootstrap intervals that ``compute`` adds as ``<stratum>_low`` and ``<stratum>_high``.
+        ci: level of the intervals that ``compute`` adds as ``<stratum>_low`` and ``<stratum>_high``.
         kwargs: torchmetrics' own.
 
     Raises:
@@ -88,10 +80,8 @@ class StratifiedWrapper(WrapperMetric):
         if keep_empty and callable(strata) and names is None:
             raise ValueError("Expected `names` when `keep_empty` is True and `strata` is a function, but got none.")
         self.metric = metric
-        self.strata = strata
-        self.n_bins = n_bins
+        self.rule = StrataRule(strata, n_bins, None if names is None else tuple(names))
         self.class_accuracy = class_accuracy
-        self.names = _strata_names(strata, n_bins, names)
         self.fixed = fixed
         self.target = target
         self.keep_empty = keep_empty
@@ -103,16 +93,7 @@ class StratifiedWrapper(WrapperMetric):
 
     def stratify(self, logits: Tensor | None, labels: Tensor | None) -> Tensor:
         """Return the index of each image's stratum by the rule ``(B,)``, -1 for none, whatever was assigned."""
-        logits = _given(logits, "logits")
-        if self.strata == "confidence":
-            return confidence_strata(logits, self.n_bins)
-        labels = _given(labels, "labels")
-        if self.strata == "correctness":
-            return correctness_strata(logits, labels)
-        if self.strata == "class_accuracy":
-            accuracy = _given(self.class_accuracy, "class_accuracy")
-            return class_accuracy_strata(logits, labels, accuracy, self.n_bins)
-        return self._indices(self.strata(logits, labels))
+        return self.rule(logits, labels, self.class_accuracy)
 
     def assign(self, ids: Sequence[Any] | Tensor, strata: Tensor | Sequence[str] | Sequence[int]) -> None:
         """Fix the strata of images from now on, on every process.
@@ -124,7 +105,7 @@ class StratifiedWrapper(WrapperMetric):
         Raises:
             ValueError: when the numbers differ or a stratum is unknown.
         """
-        new = dict(zip(_hashable(ids), self._indices(strata).tolist(), strict=True))
+        new = dict(zip(_hashable(ids), self.rule.indices(strata).tolist(), strict=True))
         tables = [new]
         if self.sync_on_compute and self.distributed_available_fn():
             tables = [{}] * dist.get_world_size(self.process_group)
@@ -170,51 +151,44 @@ class StratifiedWrapper(WrapperMetric):
         """Add images and return the values of these images alone, as this process sees them."""
         n_before = len(self.metric.rows)
         self.update(*args, **kwargs)
-        return self._reduce(self.metric.rows[n_before:], self._codes.rows[n_before:, 0])
+        return self._reduce(self._cut(self.metric.rows[n_before:], self._codes.rows[n_before:, 0]))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the value of ``all`` images and of each stratum; NaN where no image is defined."""
-        rows, codes = self._gather()
-        self._warn_if_few(rows, codes)
-        return self._reduce(rows, codes)
+        parts = self._parts()
+        self._warn_if_few(parts)
+        return self._reduce(parts)
 
     def counts(self) -> dict[str, int]:
         """Return how many images each stratum has, those included on which the metric is undefined."""
-        rows, codes = self._gather()
-        return {name: len(part) for name, part in self._parts(rows, codes).items()}
+        return {name: len(rows) for name, rows in self._parts().items()}
 
     def undefined(self) -> dict[str, int]:
         """Return on how many images of each stratum the metric is undefined."""
-        rows, codes = self._gather()
-        return {name: int(part[:, 0].isnan().sum()) for name, part in self._parts(rows, codes).items()}
+        return {name: int(rows[:, 0].isnan().sum()) for name, rows in self._parts().items()}
 
-    def gap(self, first: str = "correct", second: str = "incorrect") -> Tensor:
+    def gap(self, first: str = keys.CORRECT, second: str = keys.INCORRECT) -> Tensor:
         """Return the value of one stratum minus that of another; NaN when either has no defined image."""
-        rows, codes = self._gather()
-        parts = self._parts(rows, codes)
-        low, high = (self.metric.reduce(parts.get(name, rows[:0])) for name in (second, first))
+        parts = self._parts()
+        nothing = parts[keys.ALL][:0]
+        high, low = (self.metric.reduce(parts.get(name, nothing)) for name in (first, second))
         return high - low
 
     def averages(self) -> dict[str, Tensor]:
         """Return the ``macro`` mean over strata, those of NaN left out, and the ``micro`` value of all their images."""
-        rows, codes = self._gather()
-        parts = self._parts(rows, codes)
-        values = [self.metric.reduce(part) for name, part in parts.items() if name != "all"]
-        macro = torch.stack(values).nanmean() if values else rows.new_tensor(torch.nan)
-        return {"macro": macro, "micro": self.metric.reduce(rows[codes != NO_STRATUM])}
+        parts = self._parts()
+        everyone = parts.pop(keys.ALL)
+        values = [self.metric.reduce(rows) for rows in parts.values()]
+        micro = self.metric.reduce(torch.cat(list(parts.values())) if parts else everyone[:0])
+        return {"macro": torch.stack(values).nanmean() if values else everyone.new_tensor(torch.nan), "micro": micro}
 
-    def interval(self, level: float = 0.95, n_resamples: int = 1000, seed: int = 0) -> dict[str, Tensor]:
-        """Return the bootstrap interval of each stratum, ``(2,)``: low and high; NaN for fewer than two images."""
-        rows, codes = self._gather()
-        return {
-            name: bootstrap_interval(part, self.metric.reduce, level, n_resamples, seed)
-            for name, part in self._parts(rows, codes).items()
-        }
+    def interval(self, level: float = 0.95) -> dict[str, Tensor]:
+        """Return the interval of each stratum, ``(2,)``: low and high; NaN for too few images."""
+        return {name: self.metric.interval(rows, level) for name, rows in self._parts().items()}
 
     def per_image(self) -> tuple[Tensor, Tensor]:
         """Return every image's value and index of its stratum, ``(n,)`` each, in the order of ranks and updates."""
-        rows, codes = self._gather()
-        return self.metric.score(rows), codes.long()
+        return self.metric.score(self.metric.gather()), self._codes.gather()[:, 0].long()
 
     def reset(self) -> None:
         """Forget the images, but not which stratum is assigned to whom."""
@@ -241,6 +215,11 @@ class StratifiedWrapper(WrapperMetric):
         return self._plot(val, ax)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the strata 0, 1, ...; none where a function gives integers."""
+        return self.rule.names
+
+    @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
         """The direction of the metric."""
         return self.metric.higher_is_better
@@ -256,31 +235,30 @@ class StratifiedWrapper(WrapperMetric):
         return self.metric.plot_upper_bound
 
     def __repr__(self) -> str:
-        rule = repr(self.strata) if isinstance(self.strata, str) else getattr(self.strata, "__qualname__", "function")
-        bins = f", n_bins={self.n_bins}" if self.strata in ("confidence", "class_accuracy") else ""
+        strata = self.rule.strata
+        rule = repr(strata) if isinstance(strata, str) else getattr(strata, "__qualname__", "function")
+        bins = f", n_bins={self.rule.n_bins}" if strata in ("confidence", "class_accuracy") else ""
         return f"StratifiedWrapper({self.metric!r}, strata={rule}{bins}, fixed={self.fixed}, target={self.target!r})"
 
-    def _gather(self) -> tuple[Tensor, Tensor]:
-        return self.metric.gather(), self._codes.gather()[:, 0]
+    def _parts(self) -> dict[str, Tensor]:
+        """Rows of every process's images, by stratum."""
+        return self._cut(self.metric.gather(), self._codes.gather()[:, 0])
 
-    def _parts(self, rows: Tensor, codes: Tensor) -> dict[str, Tensor]:
-        present = set(codes.long().tolist()) - {NO_STRATUM}
-        if self.keep_empty:
-            present |= set(range(len(self.names)))
-        name_of = dict(enumerate(self.names))
-        return {"all": rows} | {name_of.get(code, str(code)): rows[codes == code] for code in sorted(present)}
+    def _cut(self, rows: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        strata = RowTable((), codes, {}, self.names).strata(keep_empty=self.keep_empty)
+        return {name: rows[index.to(rows.device)] for name, index in strata.items()}
 
-    def _reduce(self, rows: Tensor, codes: Tensor) -> dict[str, Tensor]:
+    def _reduce(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
         values: dict[str, Tensor] = {}
-        for name, part in self._parts(rows, codes).items():
-            values[name] = self.metric.reduce(part)
+        for name, rows in parts.items():
+            values[name] = self.metric.reduce(rows)
             if self.ci is not None:
-                values[f"{name}_low"], values[f"{name}_high"] = bootstrap_interval(part, self.metric.reduce, self.ci)
+                values[f"{name}_low"], values[f"{name}_high"] = self.metric.interval(rows, self.ci)
         return values
 
-    def _warn_if_few(self, rows: Tensor, codes: Tensor) -> None:
-        sizes = {name: int((~part[:, 0].isnan()).sum()) for name, part in self._parts(rows, codes).items()}
-        few = {name: size for name, size in sizes.items() if 0 < size < self.min_count and name != "all"}
+    def _warn_if_few(self, parts: dict[str, Tensor]) -> None:
+        sizes = {name: int((~rows[:, 0].isnan()).sum()) for name, rows in parts.items()}
+        few = {name: size for name, size in sizes.items() if 0 < size < self.min_count and name != keys.ALL}
         if few and not self._warned:
             self._warned = True
             rank_zero_warn(f"Strata with fewer than {self.min_count} images say little: {few}.")
@@ -293,17 +271,6 @@ class StratifiedWrapper(WrapperMetric):
             raise ValueError(f"Expected every id to have a stratum from `assign`, but got none for {missing[:5]}.")
         return torch.tensor([self.strata_of[i] for i in _hashable(ids)], dtype=torch.long)
 
-    def _indices(self, strata: Tensor | Sequence[str] | Sequence[int]) -> Tensor:
-        index_of = {name: index for index, name in enumerate(self.names)}
-        given: list[Any] = strata.tolist() if isinstance(strata, Tensor) else list(strata)
-        indices = [index_of.get(stratum) if isinstance(stratum, str) else int(stratum) for stratum in given]
-        limit = len(self.names) or torch.inf
-        known = [index for index in indices if index is not None and NO_STRATUM <= index < limit]
-        if len(known) < len(indices):
-            rule = f"one of {list(self.names)}, their indices or -1" if self.names else "an integer from -1"
-            raise ValueError(f"Expected every stratum to be {rule}, but got {sorted(map(str, set(given)))}.")
-        return torch.tensor(known, dtype=torch.long)
-
 
 class _Codes(PerImageMetric):
     """The index of each image's stratum, gathered as the metric's rows are."""
@@ -314,26 +281,6 @@ class _Codes(PerImageMetric):
 
     def update(self, codes: Tensor) -> None:
         self.append(codes)
-
-
-def _strata_names(strata: Strata, n_bins: int, names: Sequence[str] | None) -> tuple[str, ...]:
-    if callable(strata):
-        return tuple(names or ())
-    if names is not None:
-        raise ValueError(f"Expected `names` only with a function for `strata`, but got both {strata!r} and {names!r}.")
-    if strata == "correctness":
-        return ("correct", "incorrect")
-    if strata in ("confidence", "class_accuracy"):
-        return bin_names(strata, n_bins)
-    raise ValueError(
-        f"Expected `strata` to be 'correctness', 'confidence', 'class_accuracy' or a function, but got {strata!r}."
-    )
-
-
-def _given(value: Tensor | None, name: str) -> Tensor:
-    if value is None:
-        raise ValueError(f"Expected `{name}` to be given for these strata, but got None.")
-    return value
 
 
 def _hashable(ids: Sequence[Any] | Tensor) -> list[Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_decom.functional.curves import mean_absolute_change
-from lit_decom.records import EpochRecord
+from lit_decom.records import Snapshot
 from lit_decom.report.cards import GAIN, Findings, style_of
 from lit_decom.report.charts import LARGE, SMALL, Chart, Line, drawn, finite, limits_of
 from lit_decom.report.columns import count, keep_columns
@@ -250,6 +250,6 @@ def _shared_name(run: Run, name: int) -> str:
     return f"shared {name}" if _shared_tracked(run) else f"shared rank {name + 1}"
 
 
-def _number(record: EpochRecord, name: str) -> float | None:
+def _number(record: Snapshot, name: str) -> float | None:
     value: Mapping[str, Any] = record.numbers
     return finite(value[name]) if isinstance(value.get(name), int | float) else None

@@ -10,7 +10,7 @@ from zipfile import is_zipfile
 from torch import Tensor
 
 from lit_decom.probe import Probe
-from lit_decom.records import EpochRecord, RunDirectory, RunDirectoryError
+from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot
 
 _SHAPES: Mapping[str, str] = {
     "labels": "n",
@@ -59,11 +59,11 @@ class Run:
     name: str
     settings: Mapping[str, Any]
     probe: Probe | None
-    records: tuple[EpochRecord, ...]
+    records: tuple[Snapshot, ...]
     notes: tuple[str, ...]
 
     @property
-    def last(self) -> EpochRecord:
+    def last(self) -> Snapshot:
         """The record of the last firing."""
         return self.records[-1]
 
@@ -149,13 +149,13 @@ def _name(path: Path) -> str:
     return path.parent.name if path.name == "decomcam" and path.parent.name else path.name
 
 
-def _readable(files: Sequence[Path]) -> tuple[list[EpochRecord], list[str]]:
+def _readable(files: Sequence[Path]) -> tuple[list[Snapshot], list[str]]:
     """The records that fit together with the last one that is whole, and what is wrong with the others."""
-    found: list[EpochRecord] = []
+    found: list[Snapshot] = []
     faults: list[str] = []
     for file in reversed(files):
         try:
-            record = EpochRecord.load(_whole(file))
+            record = Snapshot.load(_whole(file))
             fault = _fault(record, found[0] if found else record)
         except RunDirectoryError as error:
             fault = str(error)
@@ -180,7 +180,7 @@ def _whole(file: Path) -> Path:
     return file
 
 
-def _fault(record: EpochRecord, like: EpochRecord) -> str | None:
+def _fault(record: Snapshot, like: Snapshot) -> str | None:
     """Say why a record cannot be used beside another one of the same run; None if it can."""
     if not isinstance(record.numbers, Mapping) or not isinstance(record.settings, Mapping):
         return "its numbers or settings are missing."
@@ -213,7 +213,7 @@ def _settings(path: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"run.json could not be read: {error}. The settings are those of the last record."]
 
 
-def _probe(directory: RunDirectory, record: EpochRecord, notes: list[str]) -> Probe | None:
+def _probe(directory: RunDirectory, record: Snapshot, notes: list[str]) -> Probe | None:
     try:
         _whole(directory.path / "probe.npz")
         probe = directory.probe()

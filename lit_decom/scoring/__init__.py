@@ -1,7 +1,6 @@
-"""Scores of a probe's explanations: which, of what, against what."""
+"""Scores of a probe's explanations: every metric, over all images and each stratum, beside baselines and chance."""
 
-from lit_decom.scoring.board import CHANCE, FIXED, Scoreboard
-from lit_decom.scoring.choice import default_metrics, metric_key
-from lit_decom.scoring.score import Score, numbers_of
+from lit_decom.scoring.board import Scoreboard
+from lit_decom.scoring.options import Metrics, Scoring, default_metrics, metric_key
 
-__all__ = ["CHANCE", "FIXED", "Score", "Scoreboard", "default_metrics", "metric_key", "numbers_of"]
+__all__ = ["Metrics", "Scoreboard", "Scoring", "default_metrics", "metric_key"]

@@ -1,97 +1,65 @@
-"""Scores of a probe's explanations, stratified, and beside them the same scores of baselines and of chance."""
+"""Every metric of a probe's explanations, and beside it the same metric of baselines and of chance."""
 
 import hashlib
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_decom.evidence import Capture, capture
-from lit_decom.evidence.layers import TargetLayer
-from lit_decom.functional.bootstrap import bootstrap_interval
+from lit_decom import keys
+from lit_decom.evidence import Capture
 from lit_decom.functional.chance import center_maps, random_maps, random_orthogonal_basis
 from lit_decom.functional.image import upsample
 from lit_decom.methods.base import CAM, METHODS
 from lit_decom.methods.decom_cam import Decomposition
 from lit_decom.metrics.base import PerImageMetric
-from lit_decom.metrics.faithfulness import Masking
+from lit_decom.metrics.faithfulness import MaskedMetric, Masking
 from lit_decom.metrics.stability import MapHistory
-from lit_decom.metrics.stratified import Strata, StratifiedWrapper
 from lit_decom.probe import Probe
-from lit_decom.scoring.choice import metric_key
-from lit_decom.scoring.score import Score
+from lit_decom.scores import Column, RowTable, Score
+from lit_decom.scoring.options import Scoring, needs_of, takes_of
+from lit_decom.scoring.reduction import reduced
 
-CHANCE = ("random_map", "center_map", "random_basis")
-FIXED = "fixed_"
-_OWN = ""
+# What a metric that says the same of the same maps at every snapshot may take.
+_CONSTANT = {"maps", "ossms", "masks", "parts", "boxes", "labels", "ids", "valid"}
 
 
 class Scoreboard:
-    """Metrics over the explanations of one probe, each stratified, each beside its baselines.
+    """Scores the explanations of one probe, snapshot after snapshot.
 
-    Every metric is computed for DecomCAM, for the methods in ``baselines`` on the same evidence, and, where it only
-    looks at maps or OSSMs, for maps that know nothing: random ones as smooth as the layer's, a Gaussian in the middle,
-    and a random rotation of the components within their own span. Each image's generator is seeded by its id.
+    Every metric is computed for the method, for the baselines on the same evidence and, where it only looks at maps or
+    OSSMs, for maps that know nothing: random ones as smooth as the layer's, a Gaussian in the middle, and a random
+    rotation of the components within their own span. Each image's generator is seeded by its id.
+
+    At each snapshot: :meth:`reset`, :meth:`update` with every piece of the probe, :meth:`table` for the rows of this
+    process, :meth:`scores` of the rows of all. A metric that raises is missing from that snapshot; what the others say
+    stands.
 
     Args:
-        metrics: metrics, or a mapping that names them.
-        strata: as for :class:`lit_decom.metrics.StratifiedWrapper`.
-        baselines: names of registered methods.
-        chance: whether the maps that know nothing are scored too.
-        target: which class is explained, for the record.
-        n_bins: bins of confidence or class accuracy.
-
-    Raises:
-        ValueError: if a baseline is unknown or two metrics have one name.
+        metrics: by name.
+        scoring: what is scored beside them, and on which images apart.
+        strict: whether a metric that raises raises here.
     """
 
-    def __init__(
-        self,
-        metrics: Sequence[PerImageMetric] | Mapping[str, PerImageMetric],
-        *,
-        strata: Strata = "correctness",
-        baselines: Sequence[str] = ("grad_cam",),
-        chance: bool = True,
-        target: str = "label",
-        n_bins: int = 10,
-    ) -> None:
-        named = metrics if isinstance(metrics, Mapping) else {metric_key(metric): metric for metric in metrics}
-        if len(named) < len(metrics):
-            raise ValueError(f"Expected `metrics` to have different names, but got only {sorted(named)}.")
-        unknown = sorted(set(baselines) - set(METHODS))
-        if unknown:
-            raise ValueError(f"Expected `baselines` to be among {sorted(METHODS)}, but got {unknown}.")
-        self.baselines: dict[str, CAM] = {name: METHODS[name]() for name in baselines}
-        self.needs_class_accuracy = strata == "class_accuracy"
-        self._boards: dict[str, dict[str, StratifiedWrapper]] = {}
-        for explanation in (_OWN, *baselines, *(CHANCE if chance else ())):
-            for name, metric in named.items():
-                if _applies(metric, explanation):
-                    wrapper = StratifiedWrapper(deepcopy(metric), strata, n_bins=n_bins, target=target)
-                    self._boards.setdefault(explanation, {})[name] = wrapper
+    def __init__(self, metrics: Mapping[str, PerImageMetric], scoring: Scoring, *, strict: bool = False) -> None:
+        self.metrics = {name: deepcopy(metric) for name, metric in metrics.items()}
+        self.scoring, self.strict = scoring, strict
+        self.baselines: dict[str, CAM] = {name: METHODS[name]() for name in scoring.baselines}
+        chance = tuple(keys.CHANCE) if scoring.chance else ()
+        self.explanations = (keys.OWN, *self.baselines, *chance)
         self.history = MapHistory()
+        self._rule = scoring.rule
         self._fixed: dict[str, str] = {}
-        self._ids: list[str] = []
-
-    def require(self, probe: Probe) -> None:
-        """Check that the probe has what the metrics need.
-
-        Raises:
-            ValueError: naming the metric and what is missing.
-        """
-        for name, wrapper in self._boards.get(_OWN, {}).items():
-            for needed in ("masks", "parts", "boxes"):
-                if needed in _needs(wrapper.metric) and getattr(probe, needed) is None:
-                    raise ValueError(f"Expected the probe to have `{needed}` for the metric {name!r}, but it has none.")
+        self._constant: dict[Column, dict[str, Tensor]] = {}
+        self.reset()
 
     def reset(self) -> None:
-        """Forget the images of the last firing."""
-        self._ids.clear()
-        for wrapper in self._wrappers():
-            wrapper.reset()
+        """Forget the images of the last snapshot, but not their maps."""
+        self._parts: list[RowTable] = []
+        self._dropped: dict[str, str] = {}
 
     def update(
         self,
@@ -99,25 +67,20 @@ class Scoreboard:
         evidence: Capture,
         decomposition: Decomposition,
         *,
+        method: CAM,
         epoch: int = 0,
-        model: nn.Module | None = None,
-        layer: TargetLayer | None = None,
-        method: CAM | None = None,
         class_accuracy: Tensor | None = None,
     ) -> None:
-        """Score one piece of the probe, and remember its maps for the next firing.
+        """Score one piece of the probe, and remember its maps for the next snapshot.
 
         Args:
             probe: the piece, on the device of its evidence.
             evidence: of the piece.
             decomposition: of the piece.
-            epoch: what the history calls this firing.
-            model: the network, for the metrics that explain masked images.
-            layer: likewise.
-            method: likewise.
+            method: that made it, for the metrics that explain masked images.
+            epoch: what the history calls this snapshot.
             class_accuracy: ``(N,)`` over the whole validation set, for strata by it.
         """
-        size = (evidence.images.shape[-2], evidence.images.shape[-1])
         known = {
             "masks": probe.masks,
             "parts": probe.parts,
@@ -127,63 +90,51 @@ class Scoreboard:
             "logits": evidence.logits,
             "capture": evidence,
             "class_accuracy": class_accuracy,
+            "history": self.history,
         }
-        known = {name: value for name, value in known.items() if value is not None}
-        self._ids += probe.ids
-        for explanation, wrappers in self._boards.items():
-            shown = self._shown(explanation, probe, evidence, decomposition, size)
-            if explanation not in CHANCE:
-                by = self.baselines.get(explanation, method)
-                shown["explain"] = _explainer(evidence, model, layer, by, size)
-            if explanation == _OWN:
-                shown["history"] = self.history
-            _update_all(wrappers.values(), known | shown)
-            if explanation == _OWN:
-                self.history.observe(epoch, shown["maps"], probe.ids, evidence.logits, probe.labels)
+        piece = _Piece(
+            probe, evidence, decomposition, {name: value for name, value in known.items() if value is not None}
+        )
+        columns: dict[Any, Tensor] = {}
+        for explanation in self.explanations:
+            columns |= self._columns(explanation, piece, self.baselines.get(explanation, method))
+        codes = self._rule(evidence.logits, probe.labels, class_accuracy).cpu()
+        self._parts.append(RowTable(probe.ids, codes, columns, self._rule.names))
+        self.history.observe(epoch, piece.maps, probe.ids, evidence.logits, probe.labels)
 
-    def _shown(
-        self, explanation: str, probe: Probe, evidence: Capture, decomposition: Decomposition, size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """What one explanation has to show of a piece: maps, or OSSMs, or both."""
-        n, grid = len(probe), (decomposition.components.shape[-2], decomposition.components.shape[-1])
-        device = evidence.images.device
-        if explanation == _OWN:
-            return {
-                "maps": upsample(decomposition.cam, size).clamp(min=0),
-                "ossms": upsample(decomposition.ossms, size).clamp(min=0),
-                "singular_values": decomposition.singular_values,
-                "contributions": decomposition.contributions,
-                "valid": decomposition.valid,
-            }
-        if explanation in self.baselines:
-            return {"maps": upsample(self.baselines[explanation](evidence), size).clamp(min=0)}
-        if explanation == "center_map":
-            return {"maps": center_maps((n, *size), device=device)}
-        generators = [_generator(image_id) for image_id in probe.ids]
-        if explanation == "random_map":
-            return {"maps": random_maps((n, *size), grid, generators, device)}
-        turned = random_orthogonal_basis(decomposition.components, generators, decomposition.valid)
-        return {"ossms": upsample(turned.relu(), size).clamp(min=0), "valid": decomposition.valid}
+    def table(self) -> RowTable | None:
+        """Give the rows of everything seen since the last reset; None if there was nothing."""
+        if not self._parts:
+            return None
+        joined = RowTable.joined(self._parts)
+        columns = {column: rows for column, rows in joined.columns.items() if column[0] not in self._dropped}
+        return RowTable(joined.ids, joined.codes, columns, joined.names, dict(self._dropped))
+
+    def scores(self, table: RowTable, *, intervals: bool = True) -> list[Score]:
+        """Reduce the rows of the whole probe.
+
+        Args:
+            table: of every image.
+            intervals: whether to say how sure each value is.
+
+        Returns:
+            One score per metric, stratum and explanation; strata without images are absent.
+        """
+        return reduced(table, self.metrics, self.strata(table), intervals=intervals)
+
+    def strata(self, table: RowTable) -> dict[str, Tensor]:
+        """Tell which rows belong to each stratum, by its name, the fixed ones included."""
+        return table.strata(self._fixed)
 
     @property
-    def metrics(self) -> dict[str, PerImageMetric]:
-        """The metrics by name."""
-        return {name: wrapper.metric for name, wrapper in self._boards.get(_OWN, {}).items()}
-
-    def beaten_by(self, other: "Scoreboard") -> dict[str, tuple[float, float]]:
-        """By metric, the bootstrap interval of what another network's explanations of the same images are better by."""
-        found = {}
-        for name, wrapper in self._boards.get(_OWN, {}).items():
-            theirs = other._boards[_OWN][name].per_image()[0]  # noqa: SLF001
-            better = _better_by(theirs, wrapper.per_image()[0], wrapper.higher_is_better)
-            if better is not None:
-                found[name] = _ends(bootstrap_interval(better[:, None], lambda drawn: drawn.mean()))
-        return found
+    def possible_keys(self) -> set[str]:
+        """Name every score that some snapshot may have."""
+        return keys.possible_keys(self.metrics, self._rule.names, self.explanations[1:])
 
     @property
     def captions(self) -> list[str]:
-        """Every metric with its conventions and strata."""
-        return [repr(wrapper) for wrapper in self._boards.get(_OWN, {}).values()]
+        """Every metric with its conventions."""
+        return [f"{name}: {metric!r}" for name, metric in self.metrics.items()]
 
     @property
     def has_fixed_strata(self) -> bool:
@@ -198,15 +149,8 @@ class Scoreboard:
         """
         self._fixed = dict(names)
 
-    def stratum_names(self, logits: Tensor, labels: Tensor, ids: Sequence[str]) -> dict[str, str]:
-        """Name the stratum of each image by id; those in none are left out."""
-        wrapper = next(self._wrappers())
-        codes = wrapper.stratify(logits, labels).tolist()
-        names = dict(enumerate(wrapper.names))
-        return {image: names.get(code, str(code)) for image, code in zip(ids, codes, strict=True) if code >= 0}
-
     def state_dict(self) -> dict[str, Any]:
-        """Give what a resumed run needs: the fixed strata and the maps of the last firing."""
+        """Give what a resumed run needs: the fixed strata and the maps of the last snapshot."""
         return {"fixed": dict(self._fixed), "history": self.history.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,130 +158,120 @@ class Scoreboard:
         self._fixed = dict(state["fixed"])
         self.history.load_state_dict(state["history"])
 
-    def scores(self, *, intervals: bool = False) -> list[Score]:
-        """Reduce everything seen since the last reset; every process must call it.
+    def _columns(self, explanation: str, piece: "_Piece", method: CAM) -> dict[Column, Tensor]:
+        """Rows of every metric that says something of an explanation."""
+        applying = {name: metric for name, metric in self.metrics.items() if _applies(metric, explanation)}
+        columns: dict[Column, Tensor] = {}
+        for name in list(applying):
+            kept = self._constant_rows((name, explanation), piece.probe.ids)
+            if kept is not None:
+                columns[name, explanation] = kept
+                del applying[name]
+        if not applying:
+            return columns
+        shown = piece.known | _shown(explanation, piece, method)
+        masked: dict[Masking, Tensor] = {}
+        for name, metric in applying.items():
+            if name not in self._dropped:
+                rows = self._rows(name, metric, shown, masked)
+                if rows is not None:
+                    columns[name, explanation] = rows
+                    self._keep_constant((name, explanation), metric, piece.probe.ids, rows)
+        return columns
 
-        Args:
-            intervals: whether to bootstrap over the images, which takes a while.
+    def _rows(
+        self, name: str, metric: PerImageMetric, shown: dict[str, Any], masked: dict[Masking, Tensor]
+    ) -> Tensor | None:
+        """Rows of one metric; None where it raises, and it is not asked again in this snapshot."""
+        try:
+            if isinstance(metric, MaskedMetric) and metric.asks_for_masked_logits:
+                masking = metric.masking
+                if masking not in masked:
+                    masked[masking] = masking.forward(shown["capture"], shown["maps"])
+                shown = shown | {"masked_logits": masked[masking]}
+            metric.reset()
+            metric.update(**metric._filter_kwargs(**shown))  # noqa: SLF001 -- torchmetrics' own way of choosing
+            return metric.rows.cpu()
+        except Exception as error:
+            if self.strict:
+                raise
+            self._dropped[name] = f"{type(error).__name__}: {error}"
+            return None
+        finally:
+            metric.reset()
 
-        Returns:
-            One score per metric, stratum and explanation; strata without images are absent.
-        """
-        found: list[Score] = []
-        own: dict[str, Tensor] = {}
-        for explanation, wrappers in self._boards.items():
-            for name, wrapper in wrappers.items():
-                values, _ = wrapper.per_image()
-                if explanation == _OWN:
-                    own[name] = values
-                for stratum, rows in self._strata(wrapper).items():
-                    better = _better_by(own[name], values, wrapper.higher_is_better) if stratum == "all" else None
-                    found.append(
-                        _scored(wrapper.metric, (name, stratum, explanation), rows, better, intervals=intervals)
-                    )
-        return found
+    def _constant_rows(self, column: Column, ids: tuple[str, ...]) -> Tensor | None:
+        """Rows of what does not change from snapshot to snapshot, where they are known for all these images."""
+        kept = self._constant.get(column, {})
+        return torch.stack([kept[image] for image in ids]) if all(image in kept for image in ids) else None
 
-    def _strata(self, wrapper: StratifiedWrapper) -> dict[str, Tensor]:
-        """The rows of every stratum, moving and fixed."""
-        rows, codes = wrapper.metric.gather(), wrapper.per_image()[1]
-        names = dict(enumerate(wrapper.names))
-        parts = {"all": rows}
-        for code in sorted(set(codes.tolist()) - {-1}):
-            parts[names.get(code, str(code))] = rows[codes == code]
-        if self._fixed:
-            membership = [self._fixed.get(image) for image in self._gathered_ids()]
-            for stratum in sorted({name for name in membership if name is not None}):
-                inside = torch.tensor([name == stratum for name in membership], device=rows.device)
-                parts[f"{FIXED}{stratum}"] = rows[inside]
-        return parts
-
-    def _gathered_ids(self) -> list[str]:
-        """Ids of every process's images, in the order in which rows are gathered."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self._ids
-        everyone: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather_object(everyone, self._ids)
-        return [image for ids in everyone for image in ids]
-
-    def _wrappers(self) -> Any:
-        return (wrapper for wrappers in self._boards.values() for wrapper in wrappers.values())
-
-
-def _scored(
-    metric: PerImageMetric,
-    place: tuple[str, str, str],
-    rows: Tensor,
-    better_by: Tensor | None,
-    *,
-    intervals: bool,
-) -> Score:
-    interval = over = None
-    if intervals:
-        interval = _ends(bootstrap_interval(rows, metric.reduce))
-        if better_by is not None and place[2] != _OWN:
-            over = _ends(bootstrap_interval(better_by[:, None], lambda drawn: drawn.mean()))
-    undefined = int(rows[:, 0].isnan().sum())
-    return Score(*place, float(metric.reduce(rows)), len(rows), undefined, interval, over)
+    def _keep_constant(self, column: Column, metric: PerImageMetric, ids: tuple[str, ...], rows: Tensor) -> None:
+        if column[1] in ("random_map", "center_map") and takes_of(metric) <= _CONSTANT:
+            self._constant.setdefault(column, {}).update(zip(ids, rows, strict=True))
 
 
-def _better_by(own: Tensor, other: Tensor, higher_is_better: bool | None) -> Tensor | None:
-    """What an explanation is better by than a baseline, image by image; None where a metric has no direction."""
-    if higher_is_better is None or own.shape != other.shape:
-        return None
-    return own - other if higher_is_better else other - own
+@dataclass
+class _Piece:
+    """A piece of the probe with everything that explanations are made of; maps are resized once."""
+
+    probe: Probe
+    evidence: Capture
+    decomposition: Decomposition
+    known: dict[str, Any]
+    maps: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.maps = self.resized(self.decomposition.cam)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.evidence.images.shape[-2], self.evidence.images.shape[-1]
+
+    def resized(self, maps: Tensor) -> Tensor:
+        return upsample(maps, self.size).clamp(min=0)
 
 
-def _ends(interval: Tensor) -> tuple[float, float]:
-    low, high = interval.tolist()
-    return low, high
+def _shown(explanation: str, piece: _Piece, method: CAM) -> dict[str, Any]:
+    """What one explanation has to show of a piece: maps, or OSSMs, or both."""
+    n, device = len(piece.probe), piece.evidence.images.device
+    decomposition = piece.decomposition
+    if explanation == keys.OWN:
+        return {
+            "maps": piece.maps,
+            "ossms": piece.resized(decomposition.ossms),
+            "singular_values": decomposition.singular_values,
+            "contributions": decomposition.contributions,
+            "valid": decomposition.valid,
+            "explain": _explainer(piece, method),
+        }
+    if explanation == "center_map":
+        return {"maps": center_maps((n, *piece.size), device=device)}
+    if explanation not in keys.CHANCE:
+        return {"maps": piece.resized(method(piece.evidence)), "explain": _explainer(piece, method)}
+    generators = [_generator(image_id) for image_id in piece.probe.ids]
+    if explanation == "random_map":
+        grid = (decomposition.components.shape[-2], decomposition.components.shape[-1])
+        return {"maps": random_maps((n, *piece.size), grid, generators, device)}
+    turned = random_orthogonal_basis(decomposition.components, generators, decomposition.valid)
+    return {"ossms": piece.resized(turned.relu()), "valid": decomposition.valid}
 
 
-def _needs(metric: PerImageMetric) -> set[str]:
-    parameters = inspect.signature(metric.update).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty}
-
-
-def _takes(metric: PerImageMetric) -> set[str]:
-    return set(inspect.signature(metric.update).parameters)
+def _explainer(piece: _Piece, method: CAM) -> Callable[[Capture], Tensor]:
+    """From evidence of masked images to maps, for the metrics that explain those."""
+    return lambda evidence: piece.resized(method(evidence))
 
 
 def _applies(metric: PerImageMetric, explanation: str) -> bool:
     """Whether a metric says anything of an explanation that has maps only, or OSSMs only."""
-    needs = _needs(metric)
-    if explanation == _OWN:
+    if explanation == keys.OWN:
         return True
+    needs, takes = needs_of(metric), takes_of(metric)
     if explanation == "random_basis":
         return "ossms" in needs
-    if needs & {"ossms", "singular_values", "history"} or not _takes(metric) & {"maps", "masked_logits"}:
+    if needs & {"ossms", "singular_values", "history"} or not takes & {"maps", "masked_logits"}:
         return False
     # Chance costs no pass through the network.
-    return explanation not in CHANCE or not _takes(metric) & {"masked_logits", "capture"}
-
-
-def _update_all(wrappers: Sequence[StratifiedWrapper] | Any, known: dict[str, Any]) -> None:
-    masked: dict[Masking, Tensor] = {}
-    for wrapper in wrappers:
-        given = dict(known)
-        if "masked_logits" in _takes(wrapper.metric):
-            masking: Masking = wrapper.metric.masking  # type: ignore[assignment]  # nn.Module hides its type
-            if masking not in masked:
-                masked[masking] = masking.forward(known["capture"], known["maps"])
-            given["masked_logits"] = masked[masking]
-        wrapper.update(**given)
-
-
-def _explainer(
-    evidence: Capture, model: nn.Module | None, layer: TargetLayer | None, method: CAM | None, size: tuple[int, int]
-) -> Any:
-    """From images and classes to maps, for the metrics that explain masked images."""
-    if model is None or layer is None or method is None:
-        return None
-
-    def explain(images: Tensor, classes: Tensor) -> Tensor:
-        again = capture(model, layer, images, classes, mean=evidence.mean, std=evidence.std)
-        return upsample(method(again), size).clamp(min=0)
-
-    return explain
+    return explanation not in keys.CHANCE or not takes & {"masked_logits", "capture"}
 
 
 def _generator(image_id: str) -> torch.Generator:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
+from lit_decom import keys
 from lit_decom.callbacks import DecomCAMCallback
-from lit_decom.functional.bootstrap import bootstrap_interval
 from lit_decom.sweep.files import write_json
 from lit_decom.sweep.intervals import wilson_interval
 from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE
@@ -105,10 +105,10 @@ def direction_of(key: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -
     Known are the callback's metrics, metrics of the module whose attribute is named as the key with ``_`` for ``/``,
     and whatever is called a loss.
     """
-    found = _callback_of(key, trainer)
-    if found is not None:
-        callback, rest = found
-        return callback.observer.directions.get(rest.split("/")[0])
+    callback = _callback_of(key, trainer)
+    if callback is not None:
+        rest = keys.without_prefix(callback.prefix, key)
+        return None if rest is None else keys.direction_of(rest, callback.observer.directions)
     metric = _metric_of(key, pl_module)
     if metric is not None and metric.higher_is_better is not None:
         return bool(metric.higher_is_better)
@@ -116,32 +116,21 @@ def direction_of(key: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -
 
 
 def _per_image(key: str, trainer: pl.Trainer) -> dict[str, Any] | None:
-    """Values by image of ``<prefix>/<metric>/<stratum>``; None where this process does not hold them all."""
-    found = _callback_of(key, trainer)
-    if found is None or trainer.world_size > 1:
+    """Interval of a score, and its values by image; None where the key is no score."""
+    callback = _callback_of(key, trainer)
+    if callback is None or callback.last_snapshot is None:
         return None
-    callback, rest = found
-    name, _, stratum = rest.partition("/")
-    board, record = callback.observer.scoreboard, callback.last_record
-    if board is None or record is None or name not in board.metrics:
+    scores = {keys.logged(callback.prefix, score.key): score for score in callback.last_snapshot.metric_scores}
+    values = callback.observer.values_by_image(scores[key]) if key in scores else {}
+    if not values:
         return None
-    metric, ids = board.metrics[name], record.ids
-    strata = board.stratum_names(record.logits, record.labels, ids)
-    inside = [index for index, image in enumerate(ids) if stratum in ("all", strata.get(image))]
-    if len(metric.values) != len(ids) or not inside:
-        return None
-    values: Mapping[str, float] = {ids[index]: float(metric.values[index]) for index in inside}
-    values = {image: value for image, value in values.items() if math.isfinite(value)}
-    low, high = bootstrap_interval(metric.rows[inside].cpu(), metric.reduce).tolist()
-    interval = [low, high] if math.isfinite(low) and math.isfinite(high) else None
-    return {"interval": interval, "n": len(values), "per_image": values}
+    interval = scores[key].interval
+    return {"interval": None if interval is None else list(interval), "n": len(values), "per_image": values}
 
 
-def _callback_of(key: str, trainer: pl.Trainer) -> tuple[DecomCAMCallback, str] | None:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, DecomCAMCallback) and key.startswith(f"{callback.prefix}/"):
-            return callback, key.removeprefix(f"{callback.prefix}/")
-    return None
+def _callback_of(key: str, trainer: pl.Trainer) -> DecomCAMCallback | None:
+    ours = (callback for callback in trainer.callbacks if isinstance(callback, DecomCAMCallback))  # type: ignore[attr-defined]
+    return next((callback for callback in ours if keys.without_prefix(callback.prefix, key) is not None), None)
 
 
 def _metric_of(key: str, pl_module: pl.LightningModule) -> Metric | None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lit_decom import DecomCAM, DecomCAMCallback, Probe, capture, find_target_layer
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
-from lit_decom.evaluation import summary
+from lit_decom.explainer import summary
 from tests.helpers.modules import Spots, Tiny, callback, fit, loader, probe, tiny, trainer
 
 
@@ -115,13 +115,13 @@ def test_logged_numbers_are_those_of_the_network_at_the_end_of_the_epoch(tmp_pat
     expected = expected_numbers(module)
     assert {key: logged[key] for key in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert logged["decomcam/errors"] == 0
-    assert 0 < logged["decomcam/seconds"] < 60
+    assert 0 < logged["decomcam/seconds/explain"] < 60
 
 
 def test_the_keys_are_those_of_the_documentation(tmp_path):
     run = fit(tmp_path, callback())
     ranks = [f"decomcam/{kind}/rank_0{rank}" for kind in ("score_gain", "explained_energy") for rank in (1, 2, 3)]
-    single = ("effective_rank", "valid_components", "positive_gain_share", "blank_maps", "seconds", "errors")
+    single = ("effective_rank", "valid_components", "positive_gain_share", "blank_maps", "seconds/explain", "errors")
     assert {*ranks, *(f"decomcam/{name}" for name in single)} <= set(run.callback_metrics)
 
 
@@ -252,7 +252,7 @@ def test_one_callback_serves_several_runs(tmp_path):
     assert observer.state_dict()["run_id"] != identity
     assert [len(first.files()), len(observer.directory.files())] == [2, 3]
     assert len(observer._history) == 3
-    assert observer.observer.firings == 3
+    assert observer.observer.n_snapshots == 3
 
 
 def test_one_callback_does_not_mix_two_runs_in_one_directory(tmp_path):
@@ -264,7 +264,7 @@ def test_one_callback_does_not_mix_two_runs_in_one_directory(tmp_path):
 
 def test_a_callback_can_be_pickled_before_and_after_a_run(tmp_path):
     observer = callback()
-    assert pickle.loads(pickle.dumps(observer)).n_drawn == 2
+    assert pickle.loads(pickle.dumps(observer)).log_options.n_images == 2
     fit(tmp_path, observer)
     assert pickle.loads(pickle.dumps(observer.state_dict()))["history"] == observer._history
 

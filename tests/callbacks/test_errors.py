@@ -11,10 +11,10 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import Dataset
 
-from lit_decom import DecomCAM, DecomCAMCallback, Probe
+from lit_decom import DecomCAM, Explainer, Probe
 from lit_decom.callbacks import reporting
 from lit_decom.evidence.layers import TargetLayerError
-from lit_decom.records import EpochRecord
+from lit_decom.records import Snapshot
 from lit_decom.sinks import log_curves, log_images
 from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader, tiny, trainer
 
@@ -27,7 +27,7 @@ from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader
         ({"every_n_epochs": 0}, ValueError, "Expected `every_n_epochs` to be at least 1, but got 0"),
         ({"batch_size": 0}, ValueError, "Expected `batch_size` to be at least 1, but got 0"),
         ({"chunk_size": 0}, ValueError, "Expected `chunk_size` to be at least 1, but got 0"),
-        ({"n_drawn": -1}, ValueError, "Expected `n_drawn` to be at least 0, but got -1"),
+        ({"n_images": -1}, ValueError, "Expected `n_images` to be at least 0, but got -1"),
         ({"probe": 0}, ValueError, "Expected `probe` to be at least 1, but got 0"),
         (
             {"probe": torch.rand(2, 3, 8, 8)},
@@ -43,7 +43,7 @@ from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader
 )
 def test_bad_arguments_are_refused_at_once(arguments, kind, words):
     with pytest.raises(kind, match=words):
-        DecomCAMCallback(**arguments)
+        callback(**arguments)
 
 
 # ----- before the first step
@@ -194,10 +194,10 @@ def failing(*_args, **_kwargs):
 def fault(request, monkeypatch):
     """Breaks one place; gives what it is called."""
     if request.param == "explain":
-        monkeypatch.setattr("lit_decom.observer.explain", failing)
+        monkeypatch.setattr(Explainer, "pieces", failing)
         return "explain the probe"
     if request.param == "record":
-        monkeypatch.setattr(EpochRecord, "save", failing)
+        monkeypatch.setattr(Snapshot, "save", failing)
         return "keep the record"
     if request.param == "grid":
         monkeypatch.setattr(reporting, "grid_of", failing)
@@ -208,13 +208,15 @@ def fault(request, monkeypatch):
 
 def test_an_error_ends_no_training_and_is_warned_about_once_and_counted(tmp_path, fault):
     module = tiny()
+    observer = callback(strict=False)
     with pytest.warns(UserWarning, match="DecomCAMCallback could not") as warned:
-        run = fit(tmp_path / "watched", callback(strict=False), module=module, max_epochs=3)
+        run = fit(tmp_path / "watched", observer, module=module, max_epochs=3)
     messages = [str(entry.message) for entry in warned if "could not" in str(entry.message)]
     assert len(messages) == 1
     assert f"could not {fault}: OSError: [Errno 28] No space left on device" in messages[0]
     assert "`strict=True`" in messages[0]
-    assert run.callback_metrics["decomcam/errors"] == 3
+    # The curves are drawn once, when the last value has been logged.
+    assert observer.errors == (1 if fault == "draw the gain curves" else 3)
     assert run.current_epoch == 3
     alone = tiny()
     fit(tmp_path / "alone", module=alone, max_epochs=3)
@@ -227,7 +229,7 @@ def test_an_error_is_an_error_where_that_is_asked_for(tmp_path, fault):
 
 
 def test_one_failure_keeps_nothing_else_from_being_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(EpochRecord, "save", failing)
+    monkeypatch.setattr(Snapshot, "save", failing)
     observer = callback(strict=False)
     with pytest.warns(UserWarning, match="keep the record"):
         run = fit(tmp_path, observer)
@@ -240,10 +242,10 @@ def test_one_failure_keeps_nothing_else_from_being_reported(tmp_path, monkeypatc
 def test_a_tracker_that_is_down_is_counted(tmp_path):
     observer = callback(strict=False)
     with pytest.warns(UserWarning, match="ConnectionError: the tracker is down") as warned:
-        run = fit(tmp_path, observer, max_epochs=2, logger=Broken(tmp_path))
+        fit(tmp_path, observer, max_epochs=2, logger=Broken(tmp_path))
     messages = [str(entry.message) for entry in warned if "tracker" in str(entry.message)]
     assert len(messages) == len(set(messages)) == 2
-    assert run.callback_metrics["decomcam/errors"] == 4
+    assert observer.errors == 3, "two pictures, and once the curves"
     assert len(observer.directory.files()) == 2
 
 

@@ -8,8 +8,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_decom import DecomCAM, DecomCAMCallback, Probe
-from lit_decom.metrics import EnergyPointingGame, Gini
+from lit_decom import Components, DecomCAM, DecomCAMCallback, Log, Probe, Scoring
+from lit_decom.metrics import EnergyPointingGame, Gini, MapStability
 
 SCORE = "decomcam/energy_pointing_game/correct"
 # Weights of the object's channel and of the background's for class 1, epoch by epoch: all wrong and no evidence at all;
@@ -71,9 +71,9 @@ def run(tmp_path, *callbacks, every_n_epochs=1):
         DecomCAM(n_components=1),
         Probe.from_tensors(images, labels, masks=masks),
         "conv",
-        metrics=[EnergyPointingGame(), Gini()],
-        shared_components=0,
-        n_drawn=0,
+        scores=Scoring([EnergyPointingGame(), Gini(), MapStability()]),
+        components=Components(n_shared=0),
+        log=Log(n_images=0),
         every_n_epochs=every_n_epochs,
         strict=True,
     )
@@ -134,6 +134,13 @@ def test_skipped_epochs_leave_nothing_stale_behind(tmp_path):
         ("decomcam/gini/all", 1, False),
         ("decomcam/gini/all", 2, True),
         ("decomcam/effective_rank", 1, False),
+        ("decomcam/score_gain/rank_01", 1, False),
+        ("decomcam/map_stability/all", 1, True),
+        ("decomcam/settled_at/all", 1, True),
+        ("decomcam/drift", 1, True),
+        ("decomcam/births", 1, True),
+        ("decomcam/score_gain/component_08", 1, True),
+        ("decomcam/energy_pointing_game/gap", 1, True),
         ("val/loss", 2, False),
     ],
 )

@@ -12,7 +12,7 @@ from lit_decom import DecomCAM, capture
 from lit_decom.callbacks import pictures
 from lit_decom.callbacks.pictures import grid_of, peaks_of
 from lit_decom.callbacks.reporting import curves_of
-from lit_decom.records import EpochRecord
+from lit_decom.records import Snapshot
 from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
 
 
@@ -20,7 +20,7 @@ from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
 def record():
     shown = probe()
     evidence = capture(tiny(), "second", shown.images, shown.labels)
-    return EpochRecord.of(
+    return Snapshot.of(
         DecomCAM(n_components=3).decompose(evidence),
         epoch=4,
         step=70,
@@ -132,7 +132,7 @@ def test_the_picture_of_each_firing_lies_beside_its_record(tmp_path):
 
 
 def test_nothing_is_drawn_where_nothing_shall_be(tmp_path):
-    observer = callback(n_drawn=0)
+    observer = callback(n_images=0)
     fit(tmp_path, observer)
     assert len(observer.directory.files()) == 1
     assert not (observer.directory.path / "pictures").exists()

@@ -28,7 +28,7 @@ def part(root, observer, max_epochs, ckpt_path=None, **arguments):
 
 
 def without_time(history):
-    return [{key: value for key, value in numbers.items() if key != "seconds"} for numbers in history]
+    return [{key: value for key, value in numbers.items() if not key.startswith("seconds/")} for numbers in history]
 
 
 def same(left, right) -> bool:
@@ -41,7 +41,7 @@ def same(left, right) -> bool:
         elif name == "numbers":
             if without_time([value]) != without_time([other]):
                 return False
-        elif value != other:
+        elif repr(value) != repr(other):  # NaN is like NaN
             return False
     return True
 

@@ -236,7 +236,7 @@ def test_names_of_the_network_are_not_taken_for_facts_about_the_data(tmp_path):
 def test_test_reads_the_test_data(tmp_path):
     observer, module = callback(probe=8), tiny()
     trainer(tmp_path, observer).test(module, datamodule=Module(), verbose=False)
-    record = observer.last_record
+    record = observer.last_snapshot
     expected = module.eval()(Spots(8, seed=9).images[[int(index) for index in record.ids]])
     assert torch.allclose(record.logits, expected, atol=1e-5)
 

@@ -2,6 +2,7 @@
 
 import random
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from lit_decom import DecomCAM, DecomCAMCallback, Probe
+from lit_decom import Components, DecomCAM, DecomCAMCallback, Execution, Log, Probe, Scoring
 
 CLASSES = ("north", "east", "south", "west")
 SIDE = 32
@@ -238,17 +239,23 @@ def probe(n: int = 6, **known: Any) -> Probe:
     return Probe.from_tensors(spots.images, torch.tensor(spots.targets), **({"class_names": CLASSES} | known))
 
 
-def callback(**arguments: Any) -> DecomCAMCallback:
-    """Three components of ``second`` in six images, two of them drawn, none scored; an error is an error."""
+def callback(cls: type[DecomCAMCallback] = DecomCAMCallback, **arguments: Any) -> DecomCAMCallback:
+    """Three components of ``second`` in six images, two of them drawn, none scored; an error is an error.
+
+    The arguments of the groups ``scores``, ``components``, ``log`` and ``run`` are given by their own names.
+    """
     given = {
         "method": DecomCAM(n_components=3),
         "probe": probe(),
         "target_layer": "second",
         "metrics": (),
-        "n_drawn": 2,
+        "n_images": 2,
         "strict": True,
-    }
-    return DecomCAMCallback(**(given | arguments))
+    } | arguments
+    for group, options in {"scores": Scoring, "components": Components, "log": Log, "run": Execution}.items():
+        own = {entry.name: given.pop(entry.name) for entry in fields(options) if entry.name in given}
+        given[group] = options(**own)
+    return cls(**given)
 
 
 def trainer(root: Path, *callbacks: pl.Callback, **arguments: Any) -> pl.Trainer:

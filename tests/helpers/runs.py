@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_decom.methods.decom_cam import Decomposition
 from lit_decom.probe import Probe
-from lit_decom.records import EpochRecord, RunDirectory
+from lit_decom.records import RunDirectory, Snapshot
 
 CLASSES = ("owl", "cat <script>alert('x')</script>", "fox & hen", 'dog "rex"')
 CHANCE_LEVELS = {"random_map": 0.25, "center_map": 0.375, "grad_cam": 0.4375}
@@ -79,7 +79,7 @@ def bump(size: tuple[int, int], image: int, identity: int) -> Tensor:
     return (-(rows[:, None].square() + columns[None].square()) / 0.02).exp()
 
 
-def record_of(plan: Plan, epoch: int, **changes: Any) -> EpochRecord:
+def record_of(plan: Plan, epoch: int, **changes: Any) -> Snapshot:
     """The record of one epoch; ``changes`` replace attributes."""
     n, k = plan.n_images, plan.n_components
     names = identities_at(plan, epoch)
@@ -102,7 +102,7 @@ def record_of(plan: Plan, epoch: int, **changes: Any) -> EpochRecord:
     probe = probe_of(plan)
     logits = 3 * torch.nn.functional.one_hot(probe.labels, len(CLASSES)).float()
     logits[-1] = logits[-1].roll(1)  # the last image is taken for another class
-    record = EpochRecord.of(
+    record = Snapshot.of(
         decomposition,
         epoch=epoch,
         step=10 * (epoch + 1),
@@ -146,7 +146,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def planted_run(path: Path, plan: Plan | None = None, *, records: Mapping[int, EpochRecord] | None = None) -> Path:
+def planted_run(path: Path, plan: Plan | None = None, *, records: Mapping[int, Snapshot] | None = None) -> Path:
     """Write a run directory.
 
     Args:

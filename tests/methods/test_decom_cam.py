@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from lit_decom import DecomCAM, capture
-from lit_decom.evaluation import summary
+from lit_decom.explainer import summary
 from lit_decom.functional.image import min_max_normalize, upsample
 from lit_decom.methods.decom_cam import _has_bfloat16
 from tests.helpers.networks import Drawing, HalfByHand, Patches, SmallCNN, golden, noise_images, seeded

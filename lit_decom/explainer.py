@@ -1,0 +1,229 @@
+"""Explainer: what is explained and how, for a piece of the probe or all of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_decom import keys
+from lit_decom.evidence import Capture, ReadLogits, Targets, capture, find_target_layer
+from lit_decom.evidence.observing import device_of
+from lit_decom.functional.complexity import effective_rank
+from lit_decom.methods.base import ComponentMethod
+from lit_decom.methods.decom_cam import DecomCAM, Decomposition
+from lit_decom.probe import Probe
+
+TargetPolicy = Literal["label", "predicted", "contrast"] | int | Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """What is explained, and how: everything that a network is asked, and nothing about when or what for.
+
+    Attributes:
+        method: how to explain.
+        target_layer: a name as in ``model.named_modules()`` or a dotted suffix that is unique; None for the one that
+            :func:`lit_decom.find_target_layer` finds, see :meth:`at`.
+        target: ``"label"``, ``"predicted"``, ``"contrast"`` (the two largest logits), one class for all images, or a
+            callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``.
+        batch_size: images explained at once; with the layer's size it sets the memory needed.
+        chunk_size: altered images per forward pass, as for :func:`lit_decom.capture`.
+        read_logits: as for :func:`lit_decom.capture`.
+
+    Raises:
+        TypeError: if the method gives no components.
+        ValueError: if a number is out of range or the target is unknown.
+    """
+
+    method: ComponentMethod = DecomCAM()  # noqa: RUF009 -- frozen
+    target_layer: str | None = None
+    target: TargetPolicy = "label"
+    batch_size: int = 16
+    chunk_size: int | None = None
+    read_logits: ReadLogits | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, ComponentMethod):
+            raise TypeError(
+                "Expected `method` to give components, such as DecomCAM(), but got "
+                f"{self.method!r}. Methods that give one map are scored beside it: `scores=Scoring(baselines=[...])`."
+            )
+        for name in ("batch_size", "chunk_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
+        targets_of(self.target, torch.zeros(1, dtype=torch.long))
+
+    def at(self, model: nn.Module, images: Tensor) -> "Explainer":
+        """Name the layer that is explained, once and for all.
+
+        Args:
+            model: the network.
+            images: ``(B, 3, H, W)``, what it is used on; one is enough.
+
+        Raises:
+            TargetLayerError: if there is no such layer.
+        """
+        layer = find_target_layer(model, self.target_layer, images, read_logits=self.read_logits)
+        return replace(self, target_layer=layer.name)
+
+    def capture(self, model: nn.Module, piece: Probe, targets: Targets | None = None) -> Capture:
+        """Run the network once forward and once backward, as far as the layer.
+
+        Args:
+            model: the network, in any mode; left as it is.
+            piece: of the probe, on the network's device.
+            targets: what is explained instead of ``target``.
+        """
+        if self.target_layer is None:
+            return self.at(model, piece.images).capture(model, piece, targets)
+        return capture(
+            model,
+            self.target_layer,
+            piece.images,
+            targets_of(self.target, piece.labels) if targets is None else targets,
+            mean=piece.mean,
+            std=piece.std,
+            read_logits=self.read_logits,
+            chunk_size=self.chunk_size,
+        )
+
+    def pieces(self, model: nn.Module, probe: Probe) -> Iterator["Explained"]:
+        """Explain a probe piece by piece, so that memory depends on the piece alone.
+
+        Args:
+            model: the network, in any mode; left as it is.
+            probe: on any device.
+
+        Yields:
+            The pieces, in the order of the probe.
+        """
+        for part in probe.batches(self.batch_size):
+            piece = part.to(device_of(model))
+            evidence = self.capture(model, piece)
+            yield Explained(piece, evidence, self.method.decompose(evidence))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a record must say about how it came to be."""
+        return {
+            "method": repr(self.method),
+            "target_layer": self.target_layer,
+            "target": self.target if isinstance(self.target, str | int) else repr(self.target),
+            "batch_size": self.batch_size,
+            "chunk_size": self.chunk_size,
+        }
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One piece of the probe, its evidence, and the decomposition of it.
+
+    Attributes:
+        probe: the piece, on the network's device.
+        capture: its evidence.
+        decomposition: its components.
+    """
+
+    probe: Probe
+    capture: Capture
+    decomposition: Decomposition
+
+
+def targets_of(policy: TargetPolicy, labels: Tensor) -> Targets:
+    """Turn a target policy into what :func:`lit_decom.capture` takes for images with these labels.
+
+    Raises:
+        ValueError: if the policy is unknown.
+    """
+    if isinstance(policy, str):
+        if policy == "label":
+            return labels
+        if policy not in ("predicted", "contrast"):
+            raise ValueError(
+                "Expected `target` to be 'label', 'predicted', 'contrast', a class index or a callable, "
+                f"but got {policy!r}."
+            )
+        return policy
+    if callable(policy):
+        return lambda logits, rows: policy(logits, labels[rows])
+    return policy
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """What was found for the images of a probe, or a share of them, on the CPU.
+
+    Attributes:
+        decomposition: of ``n`` images.
+        logits: ``(n, N)`` of the unaltered images.
+        targets: ``(n,)``, as in :class:`lit_decom.evidence.Capture`.
+    """
+
+    decomposition: Decomposition
+    logits: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, piece: Explained) -> "Explanations":
+        """Keep what outlives the network's pass over one piece."""
+        kept = {entry.name: getattr(piece.decomposition, entry.name).cpu() for entry in fields(Decomposition)}
+        return cls(Decomposition(**kept), piece.capture.logits.cpu(), piece.capture.targets.cpu())
+
+    @classmethod
+    def joined(cls, parts: Sequence["Explanations"]) -> "Explanations":
+        """Put the explanations of consecutive pieces together."""
+        return _mapped(lambda *tensors: torch.cat(tensors), *parts)
+
+    @classmethod
+    def interleaved(cls, shards: Sequence["Explanations"]) -> "Explanations":
+        """Undo :meth:`lit_decom.Probe.shard`: bring the explanations of all its shards into the order of the probe."""
+        world = len(shards)
+        owners = torch.cat([torch.arange(rank, len(shard.targets) * world, world) for rank, shard in enumerate(shards)])
+        order = owners.argsort()
+        return _mapped(lambda tensor: tensor[order], cls.joined(shards))
+
+
+def _mapped(change: Callable[..., Tensor], *findings: Explanations) -> Explanations:
+    decompositions = [found.decomposition for found in findings]
+    names = [entry.name for entry in fields(Decomposition)]
+    changed = {name: change(*(getattr(part, name) for part in decompositions)) for name in names}
+    return Explanations(
+        Decomposition(**changed),
+        change(*(found.logits for found in findings)),
+        change(*(found.targets for found in findings)),
+    )
+
+
+def summary(decomposition: Decomposition) -> dict[str, float]:
+    """Condense a probe's decompositions to the numbers worth a curve.
+
+    Args:
+        decomposition: of the whole probe, ``n`` images.
+
+    Returns:
+        By name: mean ``score_gain/rank_01`` and ``explained_energy/rank_01`` and so on, over the images for which that
+        component is valid, absent where there is none; ``effective_rank`` (exponential of the entropy of the squared
+        singular values) and ``valid_components``, means over the images with any; ``positive_gain_share``, the share of
+        valid components that raise the score; and counts of ``blank_maps`` (all zero), ``nonfinite_images`` (whose
+        evidence or scores are not finite; they enter no mean) and ``uniform_weights`` (the integration rule could not
+        tell components apart).
+    """
+    gains, energy, finite = decomposition.score_gains, decomposition.explained_energy, decomposition.finite
+    valid = decomposition.valid & finite[:, None]
+    numbers: dict[str, float] = {}
+    for rank in range(valid.shape[1]):
+        if valid[:, rank].any():
+            numbers[keys.rank_key("score_gain", rank)] = gains[valid[:, rank], rank].mean().item()
+            numbers[keys.rank_key("explained_energy", rank)] = energy[valid[:, rank], rank].mean().item()
+    explained = valid.any(dim=1)
+    if explained.any():
+        numbers["effective_rank"] = effective_rank(decomposition.singular_values[explained]).mean().item()
+        numbers["valid_components"] = valid[explained].sum(dim=1).float().mean().item()
+        numbers["positive_gain_share"] = (gains[valid] > 0).float().mean().item()
+    numbers["blank_maps"] = float((finite & (decomposition.cam == 0).all(dim=(1, 2))).sum())
+    numbers["nonfinite_images"] = float((~finite).sum())
+    numbers["uniform_weights"] = float(decomposition.fallback.sum())
+    return numbers
