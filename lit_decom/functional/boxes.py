@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from lit_decom.functional.base import has_order
 
@@ -60,7 +61,9 @@ def box_ious(
     for i, given in enumerate(boxes):
         if defined[i] and len(given):
             predicted, plane = _predict_boxes(_cut(stretched[i], n_thresholds, convention), version, convention)
-            pairs = _pairwise_iou(predicted, given.detach().cpu().double(), int(convention == "wsol"))
+            # where corners are pixels of the box, its edges lie one pixel further to the right and bottom
+            edges = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64) * (convention == "wsol")
+            pairs = box_iou(predicted + edges, given.detach().cpu().double() + edges)
             ious[i] = torch.zeros(n_thresholds).scatter_reduce(0, plane, pairs.amax(dim=1).float(), "amax")
     return ious.to(maps.device)
 
@@ -135,13 +138,3 @@ def _predict_boxes(cuts: Tensor, version: Version, convention: BoxConvention) ->
         height, width = cuts.shape[1:]
         boxes[:, 2:] = boxes[:, 2:].minimum(torch.tensor([width - 1, height - 1], dtype=boxes.dtype))
     return boxes, plane
-
-
-def _pairwise_iou(predicted: Tensor, given: Tensor, corner_pixel: int) -> Tensor:
-    def area(corners: Tensor) -> Tensor:
-        return (corners[..., 2:] - corners[..., :2] + corner_pixel).clamp(min=0).prod(dim=-1)
-
-    low = torch.maximum(predicted[:, None, :2], given[None, :, :2])
-    high = torch.minimum(predicted[:, None, 2:], given[None, :, 2:])
-    overlap = area(torch.cat([low, high], dim=-1))
-    return overlap / (area(predicted)[:, None] + area(given)[None] - overlap)

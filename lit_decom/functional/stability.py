@@ -3,10 +3,11 @@
 from typing import Literal
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_decom.functional.base import check_option, has_order, widened
+from lit_decom.functional.base import check_option, has_order, scatter_rows, widened
 
 Similarity = Literal["cosine", "pearson", "spearman", "ssim"]
 
@@ -76,8 +77,7 @@ def _compare(first: Tensor, second: Tensor, similarity: Similarity) -> Tensor:
     if similarity == "pearson":
         return _pearson(first.flatten(1), second.flatten(1))
     if similarity == "spearman":
-        ranked = _pearson(_mean_ranks(first.flatten(1)), _mean_ranks(second.flatten(1)))
-        return torch.where(has_order(first) & has_order(second), ranked, torch.nan)
+        return _spearman(first.flatten(1), second.flatten(1))
     return _ssim(first, second)
 
 
@@ -101,13 +101,12 @@ def _centred(flat: Tensor) -> Tensor:
     return centred.masked_fill(constant, 0.0)
 
 
-def _mean_ranks(flat: Tensor) -> Tensor:
-    """Return ranks ``(B, n)`` from 1, float64, equal values sharing the mean of theirs."""
-    ordered = flat.sort(dim=1).values.contiguous()
-    flat = flat.contiguous()
-    below = torch.searchsorted(ordered, flat, right=False)
-    upto = torch.searchsorted(ordered, flat, right=True)
-    return (below + upto + 1).double() / 2
+def _spearman(first: Tensor, second: Tensor) -> Tensor:
+    # SciPy would warn of constant maps, and takes the rows of a table for variables, not for pairs.
+    defined = has_order(first) & has_order(second)
+    pairs = zip(first[defined].detach().cpu().numpy(), second[defined].detach().cpu().numpy(), strict=True)
+    found = torch.tensor([float(spearmanr(*pair).statistic) for pair in pairs], dtype=first.dtype)
+    return scatter_rows(found.to(first.device), defined)
 
 
 def _ssim(first: Tensor, second: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
