@@ -1,4 +1,4 @@
-"""What the experiments share: settings with a quick variant, a trained network, tables on disk."""
+"""What the experiments share: settings with a quick variant, a trained network, intervals, tables on disk."""
 
 import argparse
 import csv
@@ -12,31 +12,43 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from scipy.stats import DegenerateDataWarning, bootstrap
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from lit_decom import observing
+from lit_decom import DecomCAM, Probe, observing
 from lit_decom.data import Critters, CrittersDataModule
+from lit_decom.evaluation import NEW_HEAD, explain, with_new_head
+from lit_decom.metrics.base import PerImageMetric
+from lit_decom.scoring import Scoreboard
 from lit_decom.tasks import ClassificationTask, WarmupCosineLR
 
+OWN = "decom_cam"
+FEWEST = 10  # images or networks for which a bootstrap interval is given
+RESAMPLES = 5000
+Ends = tuple[float, float]
+UNKNOWN: Ends = (float("nan"), float("nan"))
 
-def settings_of(folder: Path, description: str) -> tuple[Any, Path]:
+
+def settings_of(folder: Path, description: str) -> tuple[Any, Path, bool]:
     """Read ``config.yaml``, with its section ``quick`` on top where ``--quick`` is given.
 
     Returns:
-        The settings, and the folder to write to.
+        The settings, the folder to write to, and whether nothing is trained: the tables of what was measured are read
+        from that folder, and only what follows from them is written.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a small version, within three minutes")
     parser.add_argument("--output", type=Path, default=folder, help="where results are written (default: %(default)s)")
+    parser.add_argument("--analyse", action="store_true", help="train nothing, only redo what follows from the tables")
     given = parser.parse_args()
     config = OmegaConf.load(folder / "config.yaml")
     quick = config.pop("quick")
     if given.quick:
         config = OmegaConf.merge(config, quick)
     given.output.mkdir(parents=True, exist_ok=True)
-    return config, given.output
+    return config, given.output, given.analyse
 
 
 def trained(
@@ -44,20 +56,22 @@ def trained(
     *,
     epochs: int,
     lr: float,
-    width: int,
     seed: int,
+    model: str = "small_resnet",
+    model_args: Mapping[str, Any] | None = None,
     weight_decay: float = 0.01,
     callbacks: Sequence[pl.Callback] = (),
     before: Callable[[ClassificationTask], None] | None = None,
 ) -> tuple[ClassificationTask, pl.Trainer]:
-    """Train a small ResNet on critters, as the quickstart does.
+    """Train a network on critters, as the quickstart does.
 
     Args:
         data: what it learns from.
         epochs: how long.
         lr: the largest learning rate of the schedule.
-        width: of the network.
         seed: of the weights and of the order of the images.
+        model: "small_resnet", or the name of a classification model of torchvision.
+        model_args: further arguments of the network.
         weight_decay: of AdamW.
         callbacks: of the Trainer.
         before: looks at the task before the first step.
@@ -67,9 +81,9 @@ def trained(
     """
     pl.seed_everything(seed, verbose=False)
     task = ClassificationTask(
-        model="small_resnet",
+        model=model,
         num_classes=8,
-        model_args={"width": width},
+        model_args=dict(model_args or {}),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay),
         scheduler=lambda optimizer: WarmupCosineLR(optimizer, epochs),
     )
@@ -111,19 +125,120 @@ def _world(  # noqa: PLR0917
     return Critters(n, size, seed=seed, stream=name, shortcut_rate=rate, shortcut_mode=mode, transform=normalize)
 
 
-def accuracy(task: nn.Module, dataset: Critters) -> float:
-    """Share of right answers."""
+def rows_of_images(
+    task: nn.Module,
+    layer: Any,
+    probe: Probe,
+    method: DecomCAM,
+    metrics: Mapping[str, PerImageMetric],
+    *,
+    baselines: Sequence[str] = ("grad_cam",),
+    chance: bool = True,
+    new_head: bool = False,
+) -> dict[tuple[str, str], Tensor]:
+    """Score the explanations of every image; the only place where the experiments call for an evaluation.
+
+    Args:
+        task: the network; left as it is.
+        layer: what is explained.
+        probe: the images, explained for their label.
+        method: DecomCAM with its hyperparameters.
+        metrics: by name.
+        baselines: methods that are scored on the same evidence.
+        chance: whether maps that know nothing are scored, too.
+        new_head: whether the same network with its head drawn anew is scored, too.
+
+    Returns:
+        By name of the metric and of the explanation (``"decom_cam"`` for the method itself) what the metric keeps of
+        each image, ``(n, width)`` in the order of the probe: ``metric.score(rows)`` is one value per image, and
+        ``metric.reduce(rows)`` that of all of them.
+    """
+    board = Scoreboard(metrics, baselines=baselines, chance=chance)
+    for piece in explain(task, layer, method, probe):
+        board.update(piece.probe, piece.capture, piece.decomposition, model=task, layer=layer, method=method)
+    found = {
+        (name, explanation or OWN): wrapper.metric.rows
+        for explanation, wrappers in board._boards.items()  # noqa: SLF001 -- rows have no public name yet
+        for name, wrapper in wrappers.items()
+    }
+    if new_head:
+        bare = rows_of_images(with_new_head(task), layer, probe, method, metrics, baselines=(), chance=False)
+        found |= {(name, NEW_HEAD): rows for (name, _), rows in bare.items()}
+    return found
+
+
+def answered_right(task: nn.Module, dataset: Critters) -> np.ndarray:
+    """Whether the network answers each image right, bool ``(n,)``."""
     right = []
     with observing(task), torch.no_grad():
         for images, target in DataLoader(dataset, batch_size=100):
             right.append(task(images).argmax(dim=1) == target["label"])
-    return float(torch.cat(right).float().mean())
+    return torch.cat(right).numpy()
 
 
-def ends(name: str, values: np.ndarray) -> dict[str, float]:
-    """The 95 % percentile interval, under ``<name>_low`` and ``<name>_high``."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+def accuracy(task: nn.Module, dataset: Critters) -> float:
+    """Share of right answers."""
+    return float(answered_right(task, dataset).mean())
+
+
+def mean_interval(values: np.ndarray) -> Ends:
+    """95 % interval of the mean of ``(n,)``, NaN left out; see :func:`bootstrap_interval`."""
+    return bootstrap_interval((values[~np.isnan(values)],), np.mean, vectorized=True)
+
+
+def bootstrap_interval(
+    samples: Sequence[np.ndarray],
+    statistic: Callable[..., Any],
+    *,
+    vectorized: bool = False,
+    n_resamples: int = RESAMPLES,
+) -> Ends:
+    """95 % BCa bootstrap interval (SciPy) of a statistic over the same images or networks of every sample.
+
+    Args:
+        samples: each ``(n,)``, drawn together.
+        statistic: of the samples.
+        vectorized: whether the statistic takes an axis.
+        n_resamples: number of draws of ``n``, of a generator that begins at 0.
+
+    Returns:
+        Both ends; NaN for fewer than ten, which are too few, and where the statistic does not vary.
+    """
+    if len(samples[0]) < FEWEST:
+        return UNKNOWN
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        found = bootstrap(
+            tuple(samples),
+            statistic,
+            paired=True,
+            vectorized=vectorized,
+            method="BCa",
+            n_resamples=n_resamples,
+            batch=1000 if vectorized else None,
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def ends(name: str, interval: Ends) -> dict[str, float]:
+    """An interval under ``<name>_low`` and ``<name>_high``."""
+    return {f"{name}_low": interval[0], f"{name}_high": interval[1]}
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """What :func:`write_csv` wrote, numbers as numbers."""
+    with path.open(newline="") as file:
+        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

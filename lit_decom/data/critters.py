@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from random import Random
 from typing import Literal
 
@@ -46,7 +48,12 @@ class Critters(AnnotatedDataset):
     else. The mouth, the colours, the coat, the tail, the pose and the cluttered background are chance and tell nothing.
 
     Sample `i` depends on `seed`, `stream` and `i` alone: not on the order of access, not on `n`, and not on the global
-    random state. The same critter comes in every `image_size`. Every run of eight labels holds each class once.
+    random state. The same critter comes in every `image_size`. Every run of eight images holds each class once, unless
+    `class_proportions` are given.
+
+    No option but an aligned shortcut lets anything but ears, eyes and nose tell the class. Classes of unequal accuracy
+    come from the labels (`label_noise`, `class_proportions`), never from how the images of a class look: a network
+    reads a class-wise noise level or size more easily than ears.
 
     The target holds ``"label"``, ``"masks"`` (bool ``(1, H, W)``, the critter), ``"boxes"`` (``(1, 4)``, XYXY, right
     and lower edge outside), ``"parts"`` (bool ``(5, H, W)``, the visible pixels of ears, eyes, nose, mouth and body:
@@ -59,12 +66,20 @@ class Critters(AnnotatedDataset):
         stream: Name of a series of images; different names give unrelated images under the same seed.
         shortcut_rate: Share of the images, 0..1, that carry a coloured patch at the border.
         shortcut_mode: Colour of the patch: "aligned" has one hue for each class, "broken" draws the hue at random.
-        difficulty: How hard each class is, 0..1 in the order of `classes`: the critters get smaller (by up to a third),
-            leaves hide parts of the face (up to four, so that a part may have no visible pixel) and the picture gets
-            noisy. None for 0.
+        corruption: Largest severity of the corruption, 0..1. The severity of each image is drawn uniformly between 0
+            and this, whatever its class: the critter gets smaller (by up to a third), leaves hide parts of the face (up
+            to four, so that a part may have no visible pixel) and the picture gets noisy.
+        label_noise: Share of the images of each class, 0..1 in the order of `classes`, whose label is replaced by one
+            of the other classes, drawn uniformly; the image stays as it is. None for 0.
+        class_proportions: Relative frequency of each class, at least 0 and not all 0, in the order of `classes`: each
+            image's class is drawn with these probabilities. None for equally many of each.
         cache: Whether drawn images are kept in memory (4 bytes per pixel).
         transform: Transform of image and target together.
         annotations: Whether targets carry more than the label.
+
+    Attributes:
+        targets: Label of each image, ``(n,)``: what is learnt from.
+        true_targets: Class that each image shows, ``(n,)``; differs from `targets` by the label noise.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -79,20 +94,26 @@ class Critters(AnnotatedDataset):
         *,
         shortcut_rate: float = 0.0,
         shortcut_mode: ShortcutMode = "aligned",
-        difficulty: Sequence[float] | None = None,
+        corruption: float = 0.0,
+        label_noise: Sequence[float] | None = None,
+        class_proportions: Sequence[float] | None = None,
         transform: v2.Transform | None = None,
         cache: bool = True,
         annotations: bool = True,
     ) -> None:
-        _check(n, image_size, shortcut_rate, shortcut_mode, difficulty)
-        targets = _balanced(n, f"{seed}/{stream}")
+        _check(n, image_size, shortcut_rate, shortcut_mode)
+        _check_labels(corruption, label_noise, class_proportions)
+        key = f"{seed}/{stream}"
+        true_targets = _balanced(n, key) if class_proportions is None else _drawn(n, key, class_proportions)
+        targets = true_targets if label_noise is None else _with_noise(true_targets, key, label_noise)
         super().__init__([s.name for s in SPECIES], targets, PART_NAMES, transform, annotations=annotations)
+        self.true_targets = true_targets
         self.image_size = image_size
         self.seed = seed
         self.stream = stream
         self.shortcut_rate = shortcut_rate
         self.shortcut_mode = shortcut_mode
-        self.difficulty = tuple(difficulty) if difficulty is not None else (0.0,) * len(SPECIES)
+        self.corruption = corruption
         self._cache: dict[int, Drawing] | None = {} if cache else None
 
     def load(self, index: int) -> tuple[tv_tensors.Image, Target]:
@@ -108,21 +129,25 @@ class Critters(AnnotatedDataset):
 
         Args:
             index: Which image, 0..n-1.
-            label: Class to draw; None for its own. Only the parts in which the two classes differ change, and, with an
-                aligned shortcut, the colour of the patch.
+            label: Class to draw; None for the one that it shows. Only the parts in which the two classes differ change,
+                and, with an aligned shortcut, the colour of the patch.
         """
-        label = int(self.targets[index]) if label is None else label
-        difficulty = self.difficulty[label]
+        label = int(self.true_targets[index]) if label is None else label
+        severity = self._severity(index)
         rng = self._random(index, "critter")
         canvas = cluttered(rng, self.image_size)
         pose = _pose(rng, self.image_size)
-        pose = replace(pose, scale=pose.scale * (1 - difficulty / 3))
+        pose = replace(pose, scale=pose.scale * (1 - severity / 3))
         draw_critter(canvas, rng, SPECIES[label], pose)
-        picture = _harder(canvas, self._random(index, "difficulty"), pose, difficulty)
+        picture = _corrupted(canvas, self._random(index, "corruption"), pose, severity)
         image = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         image = image.view(self.image_size, self.image_size, 3).permute(2, 0, 1).contiguous()
         parts = torch.frombuffer(bytearray(canvas.parts().tobytes()), dtype=torch.uint8)
         return self._with_shortcut(image, parts.view(self.image_size, self.image_size), index, label)
+
+    def _severity(self, index: int) -> float:
+        """How much image `index` is corrupted, 0..1: drawn from a series of its own, so that it tells nothing."""
+        return self.corruption * self._random(index, "severity").random()
 
     def _random(self, index: int, purpose: str) -> Random:
         return Random(f"{self.seed}/{self.stream}/{purpose}/{index}")
@@ -168,7 +193,11 @@ class CrittersDataModule(ClassificationDataModule):
         shortcut_rate: Share of the images, 0..1, that carry a coloured patch at the border; 0 for no patches.
         shortcut_mode: Whether the patches of the training images tell the class ("aligned") or nothing ("broken").
         eval_shortcut_mode: The same for validation and test images; None for `shortcut_mode`.
-        difficulty: How hard each of the eight classes is, 0..1; None for 0.
+        corruption: Largest severity of the corruption, 0..1, of the images of every split; that of each image is drawn
+            uniformly between 0 and this, whatever its class.
+        label_noise: Share of wrong labels among the training images of each of the eight classes, 0..1; None for 0.
+        class_proportions: Relative frequency of each of the eight classes among the training images; None for equal
+            ones. Validation and test images have true labels and equal frequencies.
         cache: Whether drawn images are kept in memory, so that epochs after the first are faster. Each worker process
             keeps its own.
         batch_size: Images per batch and device.
@@ -187,7 +216,9 @@ class CrittersDataModule(ClassificationDataModule):
         shortcut_rate: float = 0.0,
         shortcut_mode: ShortcutMode = "aligned",
         eval_shortcut_mode: ShortcutMode | None = None,
-        difficulty: Sequence[float] | None = None,
+        corruption: float = 0.0,
+        label_noise: Sequence[float] | None = None,
+        class_proportions: Sequence[float] | None = None,
         cache: bool = True,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -200,7 +231,9 @@ class CrittersDataModule(ClassificationDataModule):
         self.shortcut_rate = shortcut_rate
         self.shortcut_mode: ShortcutMode = shortcut_mode
         self.eval_shortcut_mode: ShortcutMode = eval_shortcut_mode or shortcut_mode
-        self.difficulty = difficulty
+        self.corruption = corruption
+        self.label_noise = label_noise
+        self.class_proportions = class_proportions
         self.cache = cache
 
     @property
@@ -221,7 +254,9 @@ class CrittersDataModule(ClassificationDataModule):
             stream=split,
             shortcut_rate=self.shortcut_rate,
             shortcut_mode=self.shortcut_mode if split == "train" else self.eval_shortcut_mode,
-            difficulty=self.difficulty,
+            corruption=self.corruption,
+            label_noise=self.label_noise if split == "train" else None,
+            class_proportions=self.class_proportions if split == "train" else None,
             cache=self.cache,
             transform=transform,
             annotations=split != "train",
@@ -237,6 +272,23 @@ def _balanced(n: int, key: str) -> Tensor:
     return torch.tensor(labels[:n])
 
 
+def _drawn(n: int, key: str, proportions: Sequence[float]) -> Tensor:
+    """Labels that are drawn one by one with the given relative frequencies."""
+    edges = list(accumulate(proportions))
+    draws = [Random(f"{key}/labels/{i}").random() * edges[-1] for i in range(n)]
+    return torch.tensor([bisect_right(edges[:-1], draw) for draw in draws])
+
+
+def _with_noise(targets: Tensor, key: str, rates: Sequence[float]) -> Tensor:
+    """Replace the share `rates[label]` of the labels by one of the other classes."""
+    given = targets.clone()
+    for i, label in enumerate(targets.tolist()):
+        rng = Random(f"{key}/label_noise/{i}")
+        if rng.random() < rates[label]:
+            given[i] = (label + 1 + int(rng.random() * (len(SPECIES) - 1))) % len(SPECIES)
+    return given
+
+
 def _pose(rng: Random, size: int) -> Pose:
     """A standing, somewhat tilted critter that is within the picture, give or take the tip of an ear."""
     scale = rng.uniform(0.31, 0.43)
@@ -245,21 +297,19 @@ def _pose(rng: Random, size: int) -> Pose:
     return Pose(x * size, y * size, scale * size, rng.uniform(-0.3, 0.3), rng.random() < 0.5)
 
 
-def _harder(canvas: Canvas, rng: Random, pose: Pose, difficulty: float) -> Image.Image:
+def _corrupted(canvas: Canvas, rng: Random, pose: Pose, severity: float) -> Image.Image:
     """Hide parts of the face behind leaves and finish the picture with noise."""
-    for _ in range(round(4 * difficulty)):
+    for _ in range(round(4 * severity)):
         ((x, y),) = pose.place([(rng.uniform(-0.55, 0.55), rng.uniform(-0.85, 0.15))])
         leaf = ellipse(x, y, 0.22 * pose.scale, 0.1 * pose.scale, angle=rng.uniform(0, math.pi))
         canvas.polygon(leaf, paint(rng.uniform(0.2, 0.45), 0.6, rng.uniform(0.35, 0.7)), part=0)
     picture = canvas.picture()
-    if difficulty == 0:
+    if severity == 0:
         return picture
-    return Image.blend(picture, noise(rng, canvas.size, canvas.size), 0.35 * difficulty)
+    return Image.blend(picture, noise(rng, canvas.size, canvas.size), 0.35 * severity)
 
 
-def _check(
-    n: int, image_size: int, shortcut_rate: float, shortcut_mode: str, difficulty: Sequence[float] | None
-) -> None:
+def _check(n: int, image_size: int, shortcut_rate: float, shortcut_mode: str) -> None:
     if n < 1:
         raise ValueError(f"Expected `n` to be at least 1, but got {n}.")
     if image_size < 32:
@@ -268,7 +318,20 @@ def _check(
         raise ValueError(f"Expected `shortcut_rate` to be between 0 and 1, but got {shortcut_rate}.")
     if shortcut_mode not in ("aligned", "broken"):
         raise ValueError(f"Expected `shortcut_mode` to be 'aligned' or 'broken', but got {shortcut_mode!r}.")
-    if difficulty is not None and (len(difficulty) != len(SPECIES) or not all(0 <= d <= 1 for d in difficulty)):
+
+
+def _check_labels(
+    corruption: float, label_noise: Sequence[float] | None, class_proportions: Sequence[float] | None
+) -> None:
+    if not 0 <= corruption <= 1:
+        raise ValueError(f"Expected `corruption` to be between 0 and 1, but got {corruption}.")
+    n = len(SPECIES)
+    if label_noise is not None and (len(label_noise) != n or not all(0 <= rate <= 1 for rate in label_noise)):
+        raise ValueError(f"Expected `label_noise` to be {n} numbers between 0 and 1, but got {tuple(label_noise)}.")
+    if class_proportions is not None and (
+        len(class_proportions) != n or min(class_proportions) < 0 or not 0 < sum(class_proportions) < math.inf
+    ):
         raise ValueError(
-            f"Expected `difficulty` to be {len(SPECIES)} numbers between 0 and 1, but got {tuple(difficulty)}."
+            f"Expected `class_proportions` to be {n} numbers of at least 0 and not all 0, "
+            f"but got {tuple(class_proportions)}."
         )
