@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,7 @@ class Evidence:
         std: normalisation, where known.
         chunk_size: altered images per forward pass.
         calls: how many images each forward pass had.
+        bound: the classes explained; None for the predicted ones.
     """
 
     images: Tensor
@@ -50,6 +51,7 @@ class Evidence:
     std: Tensor | None = None
     chunk_size: int = 1000
     calls: list[int] = field(default_factory=list)
+    bound: Tensor | None = None
 
     @property
     def logits(self) -> Tensor:
@@ -57,7 +59,10 @@ class Evidence:
 
     @property
     def targets(self) -> Tensor:
-        return self.logits.argmax(dim=1)
+        return self.logits.argmax(dim=1) if self.bound is None else self.bound
+
+    def again(self, images: Tensor, targets: Tensor | None = None) -> "Evidence":
+        return replace(self, images=images, bound=self.targets if targets is None else targets)
 
     def rescore(self, rows: Tensor, alter: Callable[[slice], Tensor]) -> Tensor:
         parts = [self.model(self.images[:0])]
@@ -77,7 +82,8 @@ class Evidence:
         return len(self.images)
 
     def __getitem__(self, part: slice) -> "Evidence":
-        return Evidence(self.images[part], self.model, self.mean, self.std, self.chunk_size)
+        bound = None if self.bound is None else self.bound[part]
+        return Evidence(self.images[part], self.model, self.mean, self.std, self.chunk_size, bound=bound)
 
 
 class SharedHistory(MapHistory):

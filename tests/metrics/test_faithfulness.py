@@ -41,9 +41,10 @@ def maps():
     return torch.rand(7, 6, 5, generator=torch.Generator().manual_seed(2))
 
 
-def explain(images, targets):
+def explain(evidence):
     """A map that depends on the image and on the class."""
-    return images.abs().sum(dim=1) * (1 + targets[:, None, None]) + torch.linspace(0, 1, images.shape[-1])
+    images = evidence.images
+    return images.abs().sum(dim=1) * (1 + evidence.targets[:, None, None]) + torch.linspace(0, 1, images.shape[-1])
 
 
 @pytest.mark.parametrize("metric", CHANGES)
@@ -74,8 +75,8 @@ def test_metrics_that_ask_the_network_keep_the_contract(metric, evidence, maps):
 class CutCallable:
     """The callable above, which may be cut like a batch."""
 
-    def __call__(self, images, targets):
-        return explain(images, targets)
+    def __call__(self, evidence):
+        return explain(evidence)
 
     def __getitem__(self, part):
         return self
@@ -273,8 +274,8 @@ def test_the_second_map_explains_the_class_that_the_convention_names(second_clas
     maps = torch.tensor([[[0.0, 1.0]]])
     asked = []
 
-    def explain_and_note(images, targets):
-        asked.append((images.flatten().tolist(), targets.tolist()))
+    def explain_and_note(masked):
+        asked.append((masked.images.flatten().tolist(), masked.targets.tolist()))
         return maps
 
     metric = ADCC(second_class=second_class)
