@@ -1,46 +1,30 @@
-import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from lit_decom import DecomCAM, capture, find_target_layer
 from lit_decom.evidence import TargetLayerError
 from tests.helpers.networks import (
+    TARGETS,
     Answering,
     ChannelsLast,
     Counting,
     Drawing,
-    Faulty,
     Flattening,
     InPlaceAfter,
-    NoGradBackbone,
     Pair,
     Patches,
     SmallCNN,
     Transformer,
     Twice,
+    assert_plain,
     golden,
     noise_images,
-    plain_evidence,
     seeded,
     transformer,
 )
 from tests.helpers.unchanged import assert_unchanged, everything, half_trained
-
-TARGETS = torch.tensor([0, 3, 1, 4])
-
-
-def assert_plain(evidence, network, layer, images, *, targets=TARGETS, to_grid=lambda rows: rows):
-    """The evidence is what a plain forward and backward pass of each image leaves behind."""
-    logits, activations, gradients = plain_evidence(network, layer, images, targets)
-    torch.testing.assert_close(evidence.logits, logits, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(evidence.activations, to_grid(activations), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(evidence.gradients, to_grid(gradients), rtol=1e-4, atol=1e-6)
-    assert evidence.gradients.abs().sum(dim=(1, 2, 3)).min() > 0
-
 
 # ----- what it finds
 
@@ -124,207 +108,6 @@ def test_the_precision_may_be_set_by_either_of_torchs_two_ways():
     assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
     torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"
     assert_plain(evidence, network, "stage2", images)
-
-
-# ----- in any state
-
-
-@pytest.mark.parametrize("mode", ["train", "no_grad", "inference", "autocast", "eval", "medium"])
-def test_the_callers_modes_change_neither_the_evidence_nor_themselves(mode, request):
-    network, images = seeded(SmallCNN()), noise_images()
-    expected = capture(network, "stage2", images, TARGETS)
-    contexts = {
-        "no_grad": torch.no_grad,
-        "inference": torch.inference_mode,
-        "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    }
-    if mode == "medium":
-        request.getfixturevalue("precision_restored")
-        torch.set_float32_matmul_precision("medium")
-    network.train(mode != "eval")
-    before = everything(network)
-    with contexts.get(mode, torch.enable_grad)():
-        evidence = capture(network, "stage2", images, TARGETS)
-        decomposition = DecomCAM(n_components=3).decompose(evidence)
-    assert_unchanged(network, before)
-    for name in ("logits", "activations", "gradients"):
-        found = getattr(evidence, name)
-        assert torch.equal(found, getattr(expected, name))
-        assert not found.is_inference()
-        assert not found.requires_grad
-    assert torch.equal(decomposition.scores, DecomCAM(n_components=3).decompose(expected).scores)
-
-
-@pytest.mark.parametrize("network_class", [SmallCNN, Counting, Drawing])
-def test_a_half_trained_network_is_as_before(network_class):
-    network = half_trained(network_class)
-    before = everything(network)
-    evidence = capture(network, "stage2", noise_images(), TARGETS)
-    DecomCAM(n_components=3).decompose(evidence)
-    evidence.relogits(noise_images(4)[:, None])
-    assert_unchanged(network, before)
-
-
-def test_inference_tensors_as_images_targets_and_normalisation():
-    network = seeded(SmallCNN())
-    with torch.inference_mode():
-        images, targets, mean, std = noise_images(), TARGETS.clone(), torch.zeros(3), torch.ones(3)
-    for targets_given in (targets, "contrast"):
-        evidence = capture(network, "stage2", images, targets_given, mean=mean, std=std)
-        found = DecomCAM(n_components=3, integration="notebook").decompose(evidence)
-        assert not evidence.images.is_inference()
-        assert found.scores.isfinite().all()
-    assert_plain(capture(network, "stage2", images, targets), network, "stage2", images.clone())
-
-
-def test_a_network_made_under_inference_mode():
-    images = noise_images()
-    with torch.inference_mode():
-        network = seeded(SmallCNN())
-    evidence = capture(network, "stage2", images, TARGETS)
-    expected = capture(seeded(SmallCNN()), "stage2", images, TARGETS)
-    assert torch.equal(evidence.gradients, expected.gradients)
-    assert torch.equal(
-        DecomCAM(n_components=3).decompose(evidence).scores, DecomCAM(n_components=3).decompose(expected).scores
-    )
-    assert find_target_layer(network, images=images).name == "stage2"
-
-
-def test_training_goes_on_after_a_capture_under_inference_mode():
-    # A module that caches what it computes would keep an inference tensor that autograd refuses.
-    class Caching(SmallCNN):
-        def forward(self, images):
-            if not hasattr(self, "scale"):
-                self.scale = torch.full((12, 1, 1), 2.0) * 1
-            return self.head((self.features(images) * self.scale).mean(dim=(2, 3)))
-
-    network = seeded(Caching())
-    with torch.inference_mode():
-        DecomCAM(n_components=2).decompose(capture(network, "stage2", noise_images(), 0))
-    network.train()(noise_images()).sum().backward()
-
-
-def test_a_frozen_network_is_explained_like_any_other():
-    network, images = seeded(SmallCNN()), noise_images()
-    expected = capture(network, "stage2", images, TARGETS)
-    network.requires_grad_(requires_grad=False)
-    evidence = capture(network, "stage2", images, TARGETS)
-    assert torch.equal(evidence.gradients, expected.gradients)
-    assert not any(parameter.requires_grad for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("layer", ["stage1", "stage2"])
-def test_a_backbone_run_without_recording_is_explained_like_any_other(layer):
-    # The pooling behind the layer is in the block that does not record, too.
-    network, images = seeded(NoGradBackbone()), noise_images()
-    evidence = capture(network, layer, images, TARGETS)
-    assert_plain(evidence, seeded(SmallCNN()), layer, images)
-    assert find_target_layer(network, images=images).name == "stage2"
-    assert torch.is_grad_enabled()
-
-
-class Checkpointing(SmallCNN):
-    """Recomputes its second stage in the backward pass, in eval mode as well, as a flag says."""
-
-    def __init__(self, flag="grad_checkpointing"):
-        super().__init__()
-        self.flag = flag
-        setattr(self, flag, True)
-
-    def forward(self, images):
-        features = self.stage1(images)
-        recomputed = getattr(self, self.flag)
-        features = checkpoint(self.stage2, features, use_reentrant=False) if recomputed else self.stage2(features)
-        return self.head(features.mean(dim=(2, 3)))
-
-
-@pytest.mark.parametrize("flag", ["grad_checkpointing", "gradient_checkpointing"])
-@pytest.mark.parametrize("layer", ["stage1", "stage2.0"])
-def test_checkpointing_by_a_flag_is_off_while_the_network_is_looked_at(flag, layer):
-    network, images = seeded(Checkpointing(flag)), noise_images()
-    assert_plain(capture(network, layer, images, TARGETS), seeded(SmallCNN()), layer, images)
-    assert getattr(network, flag) is True
-
-
-def test_checkpointing_behind_the_layer_does_no_harm_and_around_it_is_refused():
-    network, images = seeded(Checkpointing("always")), noise_images()
-    assert_plain(capture(network, "stage1", images, TARGETS), seeded(SmallCNN()), "stage1", images)
-    with pytest.raises(TargetLayerError, match=r"'stage2\.0' not to be inside a part that is checkpointed"):
-        capture(network, "stage2.0", images, TARGETS)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_weights_are_run_in_float32(dtype):
-    network = seeded(SmallCNN()).to(dtype)
-    # A buffer that is not part of a parameter's module is widened as well.
-    widened = copy.deepcopy(network).float()
-    images = noise_images()
-    before = everything(network)
-    evidence = capture(network, "stage2", images.to(dtype), TARGETS)
-    assert {getattr(evidence, name).dtype for name in ("images", "logits", "activations", "gradients")} == {
-        torch.float32
-    }
-    assert_plain(evidence, widened, "stage2", images.to(dtype).float())
-    assert DecomCAM(n_components=3).decompose(evidence).scores.dtype == torch.float32
-    assert_unchanged(network, before)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_float64_network_stays_in_float64(dtype):
-    network, images = seeded(SmallCNN()).double(), noise_images()
-    evidence = capture(network, "stage2", images.to(dtype), TARGETS)
-    assert {getattr(evidence, name).dtype for name in ("logits", "activations", "gradients")} == {torch.float64}
-    assert_plain(evidence, network, "stage2", images.double())
-    found = DecomCAM(n_components=3).decompose(evidence)
-    exact = DecomCAM(n_components=3).decompose(capture(network.float(), "stage2", images, TARGETS))
-    torch.testing.assert_close(found.scores.float(), exact.scores, rtol=1e-4, atol=1e-5)
-
-
-def test_a_single_float64_parameter_does_not_make_a_float64_network():
-    network = seeded(SmallCNN())
-    network.temperature = nn.Parameter(torch.ones((), dtype=torch.float64))
-    assert capture(network, "stage2", noise_images(), 0).logits.dtype == torch.float32
-
-
-def compiled_whole(network):
-    return torch.compile(network, backend="eager")
-
-
-def compiled_in_place(network):
-    network.compile(backend="eager")
-    return network
-
-
-def compiled_forward(network):
-    network.forward = torch.compile(network.forward, backend="eager")
-    return network
-
-
-def compiled_part(network):
-    network.stage1 = torch.compile(network.stage1, backend="eager")
-    network.stage2.compile(backend="eager")
-    return network
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo looks at it
-@pytest.mark.parametrize("compiled", [compiled_whole, compiled_in_place, compiled_forward, compiled_part])
-@pytest.mark.parametrize("warm", [True, False])
-def test_compiled_networks_are_explained_like_any_other(compiled, warm):
-    images = noise_images()
-    expected = capture(seeded(SmallCNN()), "stage2", images, TARGETS)
-    network = compiled(seeded(SmallCNN()))
-    if warm:
-        network(images)
-        network.train()(images).sum().backward()
-        network.eval()
-        network.load_state_dict(compiled(seeded(SmallCNN())).state_dict())
-    evidence = capture(network, "stage2", images, TARGETS)
-    torch.testing.assert_close(evidence.gradients, expected.gradients)
-    found = DecomCAM(n_components=3).decompose(evidence)
-    torch.testing.assert_close(found.scores, DecomCAM(n_components=3).decompose(expected).scores)
-    assert find_target_layer(network, images=images).name == "stage2"
-    torch.testing.assert_close(network(images), expected.logits)
 
 
 # ----- what the network answers
@@ -518,99 +301,7 @@ def test_a_chunk_holds_at_least_one_image(chunk_size):
         capture(seeded(SmallCNN()), "stage2", noise_images(), 0, chunk_size=chunk_size)
 
 
-# ----- running it again
-
-
-@pytest.mark.parametrize("chunk_size", [1, 3, 7, 100])
-def test_rescoring_is_a_forward_pass_whatever_the_chunk(chunk_size):
-    network, images = seeded(SmallCNN()), noise_images()
-    evidence = capture(network, "stage2", images, 0, chunk_size=chunk_size)
-    altered = torch.stack([images, images.flip(3), 0 * images], dim=1)
-    expected = torch.stack([network(altered[:, version]) for version in range(3)], dim=1).detach()
-    found = evidence.relogits(altered)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    assert not found.requires_grad
-    seen = []
-
-    def alter(part):
-        seen.append(part)
-        return images[rows[part]]
-
-    rows = torch.tensor([2, 0, 1, 2, 2])
-    torch.testing.assert_close(evidence.rescore(rows, alter), expected[rows, 0], rtol=1e-5, atol=1e-6)
-    assert [part.start for part in seen] == list(range(0, 5, chunk_size))
-
-
-def test_rescoring_nothing_gives_nothing():
-    evidence = capture(seeded(SmallCNN()), "stage2", noise_images(), 0)
-    assert evidence.rescore(torch.empty(0, dtype=torch.long), lambda part: None).shape == (0, 5)
-
-
-def test_rescoring_has_no_hook_of_ours_and_no_gradient():
-    network, images = seeded(SmallCNN()), noise_images()
-    evidence = capture(network, "stage2", images, 0)
-    hooks = []
-
-    def alter(part):
-        hooks.append([len(module._forward_hooks) for module in network.modules()])
-        hooks.append(torch.is_grad_enabled())
-        return images[part]
-
-    evidence.rescore(torch.arange(4), alter)
-    assert not any(hooks[0])
-    assert hooks[1] is False
-
-
-@pytest.mark.parametrize("change", ["step", "load"])
-def test_evidence_of_weights_that_have_changed_since_is_refused(change):
-    network = seeded(SmallCNN())
-    evidence = capture(network, "stage2", noise_images(), 0)
-    if change == "step":
-        network(noise_images()).sum().backward()
-        torch.optim.SGD(network.parameters(), lr=0.1).step()
-    else:
-        network.load_state_dict(seeded(SmallCNN(), 7).state_dict())
-    with pytest.raises(RuntimeError, match="weights to be those of the capture, but they have changed"):
-        DecomCAM(n_components=2).decompose(evidence)
-
-
-def test_a_failure_while_rescoring_leaves_the_network_as_before():
-    network = Faulty(at=3)
-    network.load_state_dict(seeded(SmallCNN()).state_dict())
-    network.train()
-    evidence = capture(network, "stage2", noise_images(), 0, chunk_size=2)
-    before = everything(network)
-    with pytest.raises(OSError, match="the network failed"):
-        evidence.relogits(noise_images()[:, None])
-    assert_unchanged(network, before)
-
-
-def test_a_wrapped_network_is_unwrapped():
-    network, images = seeded(SmallCNN()), noise_images()
-    evidence = capture(nn.DataParallel(network), "stage2", images, TARGETS)
-    assert_plain(evidence, network, "stage2", images)
-
-
-def test_weights_shared_by_two_modules():
-    class Tied(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Conv2d(3, 3, 3, 2, 1)
-            self.second = nn.Conv2d(3, 3, 3, 2, 1)
-            self.second.weight = self.first.weight
-            self.head = nn.Linear(3, 5)
-
-        def forward(self, images):
-            return self.head(self.second(self.first(images).relu()).mean(dim=(2, 3)))
-
-    network, images = seeded(Tied()), noise_images()
-    assert_plain(capture(network, "first", images, TARGETS), network, "first", images)
-
-
-def test_parametrized_weights():
-    network, images = seeded(SmallCNN()), noise_images()
-    nn.utils.parametrizations.weight_norm(network.stage2[0])
-    assert_plain(capture(network, "stage2", images, TARGETS), network, "stage2", images)
+# ----- what it leaves behind
 
 
 def test_evidence_takes_no_more_room_than_it_needs():

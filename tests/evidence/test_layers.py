@@ -53,6 +53,19 @@ def test_an_exact_name_goes_before_suffixes():
     assert resolve_layer(network, "stage").module is network["stage"]
 
 
+def test_every_name_of_a_layer_finds_it():
+    network = SmallCNN()
+    network.stage, network.part = network.stage2, nn.ModuleDict({"body": network.stage1})
+    wrapped = nn.ModuleDict({"model": torch.compile(network, backend="eager")})
+    assert resolve_layer(network, "stage").module is network.stage2
+    assert resolve_layer(network, "part.body.0").module is network.stage1[0]
+    assert resolve_layer(wrapped, "model.part.body").module is network.stage1
+    # A second name is exact, and goes before suffixes.
+    outer = nn.ModuleDict({"inner": nn.ModuleDict({"stage": nn.Linear(1, 1)}), "one": nn.Identity()})
+    outer["stage"] = outer["one"]
+    assert resolve_layer(outer, "stage").module is outer["one"]
+
+
 def test_an_ambiguous_name_lists_its_matches():
     with pytest.raises(TargetLayerError, match=r"'stage1' fits model\.stage1, teacher\.stage1"):
         resolve_layer(nested(), "stage1")

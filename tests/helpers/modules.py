@@ -103,7 +103,7 @@ class Faulty(nn.Module):
 
 
 class TinyFaulty(Tiny):
-    """A `Tiny` whose forward can be made to raise in the middle of a firing, and only there."""
+    """A `Tiny` whose forward can be made to raise in the middle of a snapshot, and only there."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -321,3 +321,15 @@ def plain_evidence(network, name, images, targets):
         rows.append((logits.detach()[0], kept["output"].detach()[0], kept["output"].grad[0]))
         network.zero_grad(set_to_none=True)
     return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+
+
+TARGETS = torch.tensor([0, 3, 1, 4])
+
+
+def assert_plain(evidence, network, layer, images, *, targets=TARGETS, to_grid=lambda rows: rows):
+    """Assert that evidence is what a plain forward and backward pass of each image leaves behind."""
+    logits, activations, gradients = plain_evidence(network, layer, images, targets)
+    torch.testing.assert_close(evidence.logits, logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(evidence.activations, to_grid(activations), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(evidence.gradients, to_grid(gradients), rtol=1e-4, atol=1e-6)
+    assert evidence.gradients.abs().sum(dim=(1, 2, 3)).min() > 0

@@ -13,6 +13,8 @@ def everything(network):
     return {
         "state": {name: tensor.clone() for name, tensor in network.state_dict().items()},
         "buffers": {name: id(buffer) for name, buffer in network.named_buffers()},
+        "parameters": [[(name, id(held)) for name, held in m._parameters.items()] for m in network.modules()],
+        "alive": list(network.parameters()),  # an id that is free again may come back
         "names": [sorted(module._buffers) for module in network.modules()],
         "none": [name for module in network.modules() for name, held in module._buffers.items() if held is None],
         "modes": [module.training for module in network.modules()],
@@ -29,6 +31,7 @@ def everything(network):
 
 def assert_unchanged(network, before):
     after = everything(network)
+    after.pop("alive")
     torch.testing.assert_close(after.pop("state"), before["state"], rtol=0, atol=0)
     torch.testing.assert_close(after.pop("grad_values"), before["grad_values"], rtol=0, atol=0)
     assert torch.equal(after.pop("torch"), before["torch"])

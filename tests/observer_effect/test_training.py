@@ -34,7 +34,7 @@ def test_scoring_the_explanations_leaves_training_alone(tmp_path, score_dtype, s
     assert_same(watched, train(tmp_path / "alone"))
 
 
-def test_a_firing_in_the_middle_of_an_accumulation_leaves_its_gradients(tmp_path):
+def test_a_snapshot_in_the_middle_of_an_accumulation_leaves_its_gradients(tmp_path):
     arguments = {"accumulate_grad_batches": 4, "val_check_interval": 1}
     observer, module = callback(), tiny(freeze_first_norm=True)
     watched = train(tmp_path / "watched", observer, module=module, **arguments)
@@ -62,7 +62,7 @@ def test_a_search_for_the_layer_leaves_training_alone(tmp_path):
     assert_same(watched, train(tmp_path / "alone"))
 
 
-def test_firings_that_fail_leave_training_alone(tmp_path):
+def test_snapshots_that_fail_leave_training_alone(tmp_path):
     module = tiny(TinyFaulty, freeze_first_norm=True)
     observer = callback(strict=False)
 
