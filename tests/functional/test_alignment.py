@@ -50,6 +50,7 @@ def test_planted_permutation_and_flips_are_recovered_exactly(seed):
     assert torch.equal(match.assignment, where)
     assert torch.equal(match.signs, signs.long())
     torch.testing.assert_close(match.similarity, torch.ones_like(match.similarity))
+    # similarity less that of the best rival, which float32 patterns leave at 1e-7 instead of 0
     torch.testing.assert_close(match.confidence, torch.ones_like(match.confidence), atol=1e-5, rtol=0)
 
 
@@ -96,6 +97,7 @@ def test_assignment_is_the_best_of_all_permutations(seed):
         matched = [(i, j) for i, j in enumerate(partners) if j >= 0]
         assert len({j for _, j in matched}) == len(matched)
         assert all(possible[i, j] and table[i][j] >= threshold for i, j in matched)
+        # the same float64 numbers, added in another order
         assert math.isclose(sum(table[i][j] for i, j in matched), best_total(table, threshold), abs_tol=1e-12)
         for i, j in matched:
             rivals = [table[i][m] for m in range(n) if m != j] + [table[m][j] for m in range(k) if m != i]

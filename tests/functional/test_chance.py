@@ -45,6 +45,7 @@ def test_random_maps_are_as_smooth_as_their_grid():
 def test_random_maps_put_as_much_energy_in_a_mask_as_its_area():
     maps = random_maps((2000, 16, 16), (4, 4), generator())
     share = maps[:, 2:9, 3:14].sum() / maps.sum()
+    # five standard errors of the share of 2000 random maps
     assert share.item() == pytest.approx(7 * 11 / 256, abs=0.01)
 
 
@@ -73,10 +74,12 @@ def test_a_random_basis_keeps_space_norms_and_orthogonality():
     turned = random_orthogonal_basis(components, generator())
     old, new = components.flatten(2), turned.flatten(2)
     gram = new @ new.transpose(1, 2)
+    # components of norm 8 at most, in float32: a unit in the last place of 64 is 8e-6
     torch.testing.assert_close(
         gram, torch.diag_embed(torch.tensor([64.0, 9.0, 1.0, 0.04])).expand(3, 4, 4), atol=1e-4, rtol=0
     )
     unit = old / old.norm(dim=2, keepdim=True)
+    # entries of components of norm 8 at most, in float32
     torch.testing.assert_close(new @ unit.transpose(1, 2) @ unit, new, atol=1e-5, rtol=0)
     torch.testing.assert_close(new.square().sum(dim=(1, 2)), old.square().sum(dim=(1, 2)))
     assert (torch.cosine_similarity(old, new, dim=2).abs() < 0.999).all()
@@ -87,6 +90,7 @@ def test_random_directions_are_uniform():
     components = orthogonal_maps(1, 2).expand(3000, 2, 5, 6)
     turned = random_orthogonal_basis(components, generator())
     cosine = torch.cosine_similarity(turned[:, 0].flatten(1), components[:, 0].flatten(1), dim=1)
+    # four standard errors of the mean of 3000 squared cosines, and three of their cosines
     assert cosine.square().mean().item() == pytest.approx(0.5, abs=0.03)
     assert cosine.mean().item() == pytest.approx(0, abs=0.04)
 
@@ -97,6 +101,7 @@ def test_components_that_do_not_exist_stay_out_of_the_rotation():
     turned = random_orthogonal_basis(components, generator(), valid)
     assert (turned[:, 2:] == 0).all()
     leak = turned[:, :2].flatten(2) @ components[:, 2:].flatten(2).transpose(1, 2)
+    # products of components of norm 8 and 1, in float32
     torch.testing.assert_close(leak, torch.zeros(3, 2, 2), atol=1e-5, rtol=0)
     blank = components.clone()
     blank[:, 3] = 0

@@ -65,6 +65,7 @@ def test_change_agrees_with_a_slow_walk_over_dictionaries():
                     by_rank.append(everything[-1])
     change = mean_absolute_change(identities, values)
     assert change.pairs == len(by_identity) > 5
+    # differences of float32 values of order one
     assert math.isclose(change.by_identity, sum(by_identity) / len(by_identity), rel_tol=1e-5)
     assert math.isclose(change.by_rank, sum(by_rank) / len(by_rank), rel_tol=1e-5)
     assert math.isclose(change.by_rank_all, sum(everything) / len(everything), rel_tol=1e-5)

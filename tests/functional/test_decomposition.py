@@ -61,6 +61,7 @@ def test_factors_are_numpys_singular_value_decomposition(channels, grid, centred
         matrix = maps[image].flatten(1).double().numpy()
         matrix = matrix - matrix.mean(axis=1, keepdims=True) if centred else matrix
         left, values, right = np.linalg.svd(matrix, full_matrices=False)
+        # all of it is in float64 and rounded to float32 at the end, relative to the largest entry of its component
         np.testing.assert_allclose(factors.singular_values[image], values[:k], rtol=1e-6)
         assert factors.energy[image].item() == pytest.approx((matrix**2).sum(), rel=1e-6)
         for i in range(k):
@@ -74,10 +75,12 @@ def test_factors_are_numpys_singular_value_decomposition(channels, grid, centred
 def test_components_are_orthogonal_and_loadings_orthonormal(channels, grid):
     factors = decompose(randn(2, channels, *grid), 4)
     flat = factors.components.flatten(2).double()
-    torch.testing.assert_close(
-        flat @ flat.mT, torch.diag_embed(factors.singular_values.double().square()), rtol=1e-5, atol=1e-4
-    )
+    squares = factors.singular_values.double().square()
+    # components rounded to float32: their products are off by that share of the product of the two norms
+    atol = 1e-6 * squares.max().item()
+    torch.testing.assert_close(flat @ flat.mT, torch.diag_embed(squares), rtol=0, atol=atol)
     loadings = factors.loadings.double()
+    # entries of unit vectors, rounded to float32
     torch.testing.assert_close(loadings.mT @ loadings, torch.eye(4).double().expand(2, 4, 4), rtol=0, atol=1e-6)
 
 
@@ -88,7 +91,8 @@ def test_all_components_reconstruct_the_maps(channels, grid, centred):
     factors = decompose(maps, min(channels, grid[0] * grid[1]), centred=centred)
     rebuilt = torch.einsum("bpk,bkhw->bphw", factors.loadings, factors.components)
     expected = maps - maps.mean(dim=(2, 3), keepdim=True) if centred else maps
-    torch.testing.assert_close(rebuilt, expected, rtol=0, atol=1e-5)
+    # a sum of up to as many rounded products as there are components
+    torch.testing.assert_close(rebuilt, expected, rtol=0, atol=3e-6 * expected.abs().max().item())
 
 
 def test_a_component_past_the_rank_is_zero_and_not_valid():
@@ -128,7 +132,9 @@ def test_batch_is_its_images_one_by_one():
     together = fix_signs(decompose(maps, 6))
     for image in range(5):
         alone = fix_signs(decompose(maps[image : image + 1], 6))
-        torch.testing.assert_close(together.components[image], alone.components[0], rtol=1e-5, atol=1e-5)
+        # the same float64 sums, perhaps in another order, rounded to float32
+        atol = 1e-6 * alone.singular_values.max().item()
+        torch.testing.assert_close(together.components[image], alone.components[0], rtol=0, atol=atol)
 
 
 def test_equal_singular_values_span_the_same_space_in_any_batch():
@@ -145,7 +151,8 @@ def test_equal_singular_values_span_the_same_space_in_any_batch():
 def test_scaling_the_maps_scales_the_components_alone():
     maps = randn(1, 6, 3, 3)
     one, other = fix_signs(decompose(maps, 3)), fix_signs(decompose(maps * 1e-12, 3))
-    torch.testing.assert_close(other.components * 1e12, one.components, rtol=1e-5, atol=1e-5)
+    # the scaled maps are rounded to float32, and the gap between singular values divides that
+    torch.testing.assert_close(other.components * 1e12, one.components, rtol=0, atol=1e-5 * one.components.max().item())
     assert torch.equal(one.valid, other.valid)
 
 
@@ -180,7 +187,8 @@ def test_under_evidence_each_component_adds_its_positive_part_to_the_class_map()
     maps = randn(1, 6, 3, 3)
     factors = fix_signs(decompose(maps, 6), "evidence")
     class_map = torch.einsum("bkhw,bk->bhw", factors.components, factors.loadings.sum(dim=1))
-    torch.testing.assert_close(class_map, maps.sum(dim=1), rtol=0, atol=1e-5)
+    # a sum of rounded components, relative to the largest of them
+    torch.testing.assert_close(class_map, maps.sum(dim=1), rtol=0, atol=3e-6 * factors.components.abs().max().item())
 
 
 def test_under_largest_entry_the_extreme_of_each_pattern_is_positive():
@@ -219,9 +227,9 @@ def test_an_unknown_sign_rule_is_refused_by_name():
 # ----- fraction of energy
 
 
-@pytest.mark.parametrize(("fraction", "needed"), [(0.01, 1), (0.639, 1), (0.641, 2), (0.9, 2), (0.99, 3), (1.0, 4)])
+@pytest.mark.parametrize(("fraction", "needed"), [(0.01, 1), (0.639, 1), (0.641, 2), (0.9, 2), (0.989, 3), (1.0, 4)])
 def test_as_many_components_as_explain_the_fraction(fraction, needed):
-    # Energies 64, 30.25, 4.75 and 1 of 100.
+    # Energies 64, 30.25, 4.75 and 1 of 100; the fractions keep off the sums 64, 94.25 and 99, which are rounded.
     factors = decompose(spectrum([8.0, 5.5, 4.75**0.5, 1.0], 6, 4, 4), 6)
     expected = [True] * needed + [False] * (6 - needed)
     assert components_for_energy(factors, fraction).tolist() == [expected]

@@ -38,6 +38,7 @@ def test_changes_agree_with_the_definition_image_by_image(target):
     for i in range(64):
         index = int(logits[i].argmax()) if target == "predicted" else int(labels[i])
         p, o = probability(logits[i], index), probability(masked[i], index)
+        # at most 1; logits of order ten are rounded to 1e-6, which a softmax carries into its log-odds
         assert drops[i].item() == pytest.approx(max(0, p - o) / p, abs=1e-5)
         assert increases[i].item() == float(p < o)
         assert gains[i].item() == pytest.approx(max(0, o - p) / (1 - p), abs=1e-5)
@@ -154,6 +155,7 @@ def test_blur_is_the_one_of_the_evaluation_code_of_rise():
     impulse[5, 5] = 1
     kernel = torch.from_numpy(gaussian_filter(impulse.numpy(), 5)).float()
     expected = F.conv2d(images.flatten(0, 1)[:, None], kernel[None, None], padding=5).view(images.shape)
+    # weights that sum to 1, in float32, of values of order one
     torch.testing.assert_close(substrate_images(images, "blur"), expected, rtol=0, atol=1e-6)
 
 

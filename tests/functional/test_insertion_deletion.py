@@ -93,6 +93,7 @@ def test_curves_agree_with_the_definition_pixel_by_pixel(model, scene, curve, n_
     fast = perturbation_logits(images, maps, chunked(model), substrate, curve=curve, n_steps=n_steps)
     counts = range(0, 25, 24 // n_steps)
     slow = [slow_curve(model, row, curve, counts) for row in zip(images, maps, substrate, strict=True)]
+    # logits of order one, from images of order one, in another order of summation
     torch.testing.assert_close(fast, torch.stack(slow), rtol=0, atol=1e-5)
 
 
@@ -113,6 +114,7 @@ def test_on_a_linear_model_insertion_and_deletion_from_zero_add_up_to_the_whole(
         perturbation_logits(images, maps, rescore, torch.zeros_like(images), curve=curve, n_steps=8)
         for curve in ("insertion", "deletion")
     ]
+    # sums over all pixels of an image, tens of times larger than their values
     torch.testing.assert_close(curves[0] + curves[1], brightness(images)[:, None].expand(-1, 9, -1), rtol=0, atol=1e-4)
 
 
@@ -122,6 +124,7 @@ def test_streaming_equals_direct_and_never_makes_more_than_a_chunk(model, scene,
     calls = []
     direct = perturbation_logits(images, maps, chunked(model), substrate, curve="deletion", n_steps=8)
     streamed = perturbation_logits(images, maps, chunked(model, size, calls), substrate, curve="deletion", n_steps=8)
+    # logits of order one: other chunks may be summed in another order
     torch.testing.assert_close(streamed, direct, rtol=0, atol=1e-6)
     assert max(calls) <= size
     assert sum(calls) == 5 * 9

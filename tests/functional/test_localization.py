@@ -177,6 +177,7 @@ def test_average_precision_agrees_with_scikit_learn_on_the_binned_scores():
     torch.testing.assert_close(pixel_average_precision(maps, masks, 20), torch.tensor(expected).float())
     pooled = histogram_average_precision(score_histograms(maps, masks, 20).sum(dim=0))
     expected_pooled = average_precision_score(masks.flatten().numpy(), binned.flatten().numpy())
+    # at most 1 and rounded to float32
     assert pooled.item() == pytest.approx(expected_pooled, abs=1e-6)
 
 

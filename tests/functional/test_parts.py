@@ -146,6 +146,7 @@ def test_the_match_agrees_with_a_loop_over_components_and_parts(kind):
     for b in range(3):
         expected_parts, expected_purities = zip(*match_by_definition(ossms[b], parts[b], kind), strict=True)
         assert match.part[b].tolist() == list(expected_parts)
+        # sums of float32 over the pixels of a map
         assert match.purity[b].tolist() == pytest.approx(expected_purities, rel=1e-5)
 
 

@@ -43,6 +43,7 @@ def test_imputation_agrees_with_the_definition_solved_densely(scene, share):
     removed = maps < share
     assert removed.flatten(1).any(1).all()
     expected = torch.stack([slow_imputation(*row) for row in zip(images, removed, strict=True)])
+    # both solve in float64; images of order one are rounded to float32
     torch.testing.assert_close(linear_imputation(images, removed), expected, rtol=0, atol=1e-6)
 
 
@@ -66,6 +67,7 @@ def test_a_ramp_is_restored_inside_the_image():
     ramp = (2 * rows - 3 * columns + 1)[None, None]
     removed = torch.zeros(1, 9, 8, dtype=torch.bool)
     removed[0, 2:6, 1:6] = True
+    # the ramp runs to -20, where float32 has steps of 2e-6
     torch.testing.assert_close(linear_imputation(ramp.masked_fill(removed, 0.0), removed), ramp, rtol=0, atol=1e-5)
 
 
@@ -84,6 +86,7 @@ def test_imputation_commutes_with_normalisation(scene):
     mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.25, 0.3])[:, None, None]
     removed = maps < 0.6
     before = (linear_imputation(images, removed) - mean) / std
+    # dividing by the standard deviation, .2 at least, magnifies the rounding fivefold
     torch.testing.assert_close(linear_imputation((images - mean) / std, removed), before, rtol=0, atol=1e-5)
 
 
@@ -111,6 +114,7 @@ def test_imputation_keeps_half_precision(scene):
     images, maps = scene
     filled = linear_imputation(images.half(), maps < 0.5)
     assert filled.dtype == torch.float16
+    # float16 has steps of 1e-3 at values of one, 2e-3 at those of two
     torch.testing.assert_close(filled.float(), linear_imputation(images, maps < 0.5), rtol=0, atol=5e-3)
 
 

@@ -69,6 +69,7 @@ def test_weak_directions_stay_orthogonal():
     basis = basis_from_maps(maps, 4)
     assert basis.valid.all()
     gram = basis.directions.T @ basis.directions
+    # unit vectors in float64
     torch.testing.assert_close(gram, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
@@ -76,6 +77,7 @@ def test_weak_directions_stay_orthogonal():
 def test_grams_of_batches_add_up(weighting):
     maps = random_maps(3, 7, 6, 3, 3)
     parts = sum(channel_gram(part, weighting=weighting) for part in maps.split(3))
+    # float64 sums of order one to a hundred, in another order
     torch.testing.assert_close(parts, channel_gram(maps, weighting=weighting), rtol=1e-12, atol=1e-12)
 
 
@@ -87,6 +89,7 @@ def test_equal_weighting_lets_no_image_speak_for_the_others():
     torch.testing.assert_close(channel_gram(loud), calm)
     assert math.isclose(calm.trace(), 5)
     own = basis_from_maps(maps[:1], 1, weighting="energy").directions
+    # the other images are left with a millionth of the energy, over the gap to the second direction
     torch.testing.assert_close(basis_from_maps(loud, 1, weighting="energy").directions, own, atol=1e-4, rtol=0)
     assert (basis_from_maps(loud, 1).directions - own).abs().max() > 0.05
 

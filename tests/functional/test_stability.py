@@ -27,6 +27,7 @@ def test_correlations_agree_with_scipy_also_with_ties(maps, similarity, referenc
     values = map_similarity(first, second, similarity)
     for i in range(6):
         expected = reference(first[i].flatten().numpy(), second[i].flatten().numpy()).statistic
+        # at most 1 and rounded to float32
         assert values[i].item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -41,6 +42,7 @@ def test_ssim_agrees_with_torchmetrics_where_windows_lie_inside(maps):
     )
     # torchmetrics also averages windows that hang over the border, filled by reflection.
     expected = everywhere[..., 5:-5, 5:-5].mean(dim=(1, 2, 3))
+    # torchmetrics takes variances as differences of float32 moments
     torch.testing.assert_close(map_similarity(first, second, "ssim"), expected, rtol=0, atol=1e-5)
 
 
@@ -48,6 +50,7 @@ def test_ssim_agrees_with_torchmetrics_where_windows_lie_inside(maps):
 def test_a_map_is_like_itself_at_any_scale(maps, similarity):
     for scale in (1.0, 1e-25, 1e25):
         same = map_similarity(maps[0], scale * maps[0], similarity)
+        # scaling rounds the maps to float32
         torch.testing.assert_close(same, torch.ones(6), rtol=0, atol=1e-6)
 
 

@@ -61,7 +61,8 @@ def test_eigen_methods_are_the_leading_right_singular_vector(name):
     for image in range(4):
         left, values, right = np.linalg.svd(maps[image].flatten(1).double().numpy(), full_matrices=False)
         expected = np.maximum(np.sign(left[:, 0].sum()) * values[0] * right[0], 0)
-        np.testing.assert_allclose(found[image].flatten(), expected, atol=1e-5 * values[0])
+        # rounding of the result to float32: the decomposition itself is in float64
+        np.testing.assert_allclose(found[image].flatten(), expected, rtol=0, atol=1e-5 * values[0])
 
 
 @pytest.mark.parametrize("name", ["grad_cam", "hi_res_cam", "layer_cam", "x_grad_cam", "grad_cam_pp"])
@@ -71,9 +72,9 @@ def test_gradient_methods_are_their_formula_position_by_position(name):
     _, activations, gradients = plain_evidence(network, "stage2", images, [1] * 4)
     for a, g, cam in zip(activations.double().numpy(), gradients.double().numpy(), found, strict=True):
         if name == "hi_res_cam":
-            total = (g * a).sum(axis=0)
+            terms = g * a
         elif name == "layer_cam":
-            total = (np.maximum(g, 0) * a).sum(axis=0)
+            terms = np.maximum(g, 0) * a
         else:
             if name == "grad_cam":
                 w = g.mean(axis=(1, 2))
@@ -83,8 +84,10 @@ def test_gradient_methods_are_their_formula_position_by_position(name):
             else:
                 below = 2 * g**2 + a.sum(axis=(1, 2), keepdims=True) * g**3
                 w = (np.maximum(g, 0) * np.divide(g**2, below, out=np.zeros_like(g), where=below != 0)).sum(axis=(1, 2))
-            total = sum(weight * channel for weight, channel in zip(w, a, strict=True))
-        np.testing.assert_allclose(cam, np.maximum(total, 0), rtol=1e-4, atol=1e-6 * np.abs(total).max())
+            terms = np.stack([weight * channel for weight, channel in zip(w, a, strict=True)])
+        total, summed = terms.sum(axis=0), np.abs(terms).sum(axis=0)
+        # a sum over channels of both signs: rounded relative to what is summed, not to what is left of it
+        np.testing.assert_allclose(cam, np.maximum(total, 0), rtol=0, atol=1e-5 * summed.max())
 
 
 @pytest.mark.parametrize("which", ["golden", "small"])
@@ -101,9 +104,12 @@ def test_class_weighted_channel_maps_agree_with_captum(which):
         images.clone(), target=targets, attr_dim_summation=False, relu_attributions=False
     )
     found = evidence.activations * weights[:, :, None, None]
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
+    # two passes over the network, each of which may take its sums in an order of its own
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-5 * expected.abs().max().item())
     summed = layer_grad_cam.attribute(images.clone(), target=targets, relu_attributions=True)
-    torch.testing.assert_close(METHODS["grad_cam"]()(evidence), summed[:, 0].detach(), rtol=1e-4, atol=1e-6)
+    # the sum over channels of both signs is smaller than what it sums
+    atol = 1e-5 * found.abs().sum(dim=1).max().item()
+    torch.testing.assert_close(METHODS["grad_cam"]()(evidence), summed[:, 0].detach(), rtol=0, atol=atol)
 
 
 def test_baselines_explain_tokens():

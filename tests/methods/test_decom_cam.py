@@ -12,6 +12,7 @@ from lit_decom.explainer import summary
 from lit_decom.functional.image import min_max_normalize, upsample
 from lit_decom.methods.decom_cam import _has_bfloat16
 from tests.helpers.networks import Drawing, HalfByHand, Patches, SmallCNN, golden, noise_images, seeded
+from tests.helpers.rounding import magnification, map_tolerance
 
 PRESETS = ("paper", "v25", "notebook", "predecessor", "relu_gain")
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
@@ -24,14 +25,36 @@ def evidence_of(network=None, images=None, targets="predicted", **options):
     return capture(network, "stage2", images, targets, mean=MEAN, std=STD, **options)
 
 
-def assert_same(found, expected, rtol=1e-5):
-    """Agreement of two decompositions of the same images, relative to the largest number of each field."""
+def assert_same(found, expected, method, rtol=1e-5):
+    """Agreement of two decompositions of the same images by one method, to rounding.
+
+    ``rtol`` is what float32 loses when sums are taken in another order, relative to the largest number of each field:
+    a hundred units in the last place for components, whose error grows with how close their singular values lie, and a
+    fifth of it for scores. Contributions divide by what sets the scores apart, and so does their error; the map carries
+    it on.
+    """
     assert torch.equal(found.valid, expected.valid)
     assert torch.equal(found.channels, expected.channels)
-    for name in ("components", "singular_values", "loadings", "energy", "scores", "reference_scores", "contributions"):
+    assert torch.equal(found.fallback, expected.fallback)
+    for name in ("components", "singular_values", "loadings", "energy", "scores", "reference_scores"):
         mine, theirs = getattr(found, name), getattr(expected, name)
-        tolerance = rtol * theirs.nan_to_num().abs().max().item()
+        share = rtol / 5 if name in ("scores", "reference_scores") else rtol
+        tolerance = share * theirs.nan_to_num().abs().max().item()
         torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, equal_nan=True)
+    tolerance = rtol / 5 * magnification(expected, method)
+    assert_within(found.contributions, expected.contributions, tolerance[:, None])
+    assert_within(found.cam, expected.cam, map_tolerance(expected, method, rtol / 5, rtol)[:, None, None])
+
+
+def assert_within(found, expected, tolerance):
+    assert torch.equal(found.isnan(), expected.isnan())
+    excess = ((found - expected).abs() - tolerance).nan_to_num(-1.0)
+    assert (excess <= 0).all(), f"beyond its tolerance by {excess.max():.2e}"
+
+
+def take(decomposition, rows):
+    fields = dataclasses.fields(decomposition)
+    return type(decomposition)(**{entry.name: getattr(decomposition, entry.name)[rows] for entry in fields})
 
 
 # ----- the published vectors
@@ -47,10 +70,12 @@ def golden_decomposition(rows=slice(None), **options):
 @pytest.mark.parametrize("rows", [slice(None), slice(0, 1), slice(1, 2), slice(2, 3)], ids=["batch", "0", "1", "2"])
 def test_v25_reproduces_the_published_vectors(rows):
     found, evidence, vectors = golden_decomposition(rows)
-    torch.testing.assert_close(evidence.targets, vectors["targets"])
-    torch.testing.assert_close(evidence.logits, vectors["logits"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(evidence.activations, vectors["activations"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(evidence.gradients, vectors["gradients"], rtol=0, atol=1e-6)
+    assert torch.equal(evidence.targets, vectors["targets"])
+    # float32 through three layers, summed in another order: a hundred units in the last place of the largest number
+    for name in ("logits", "activations", "gradients"):
+        expected = vectors[name]
+        atol = 1e-5 * expected.abs().max().item()
+        torch.testing.assert_close(getattr(evidence, name), expected, rtol=0, atol=atol)
 
     projections = vectors["projections"].mT
     largest = projections.abs().amax(dim=2, keepdim=True)
@@ -199,7 +224,8 @@ def test_largest_entry_is_what_it_says():
 @pytest.mark.parametrize("chunk_size", [1, 3, 7, 1000])
 def test_any_chunk_size_gives_the_same_numbers(preset, chunk_size):
     method = DecomCAM(n_components=5, integration=preset)
-    assert_same(method.decompose(evidence_of(chunk_size=chunk_size)), method.decompose(evidence_of(chunk_size=10)))
+    found, expected = (method.decompose(evidence_of(chunk_size=size)) for size in (chunk_size, 10))
+    assert_same(found, expected, method)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -210,8 +236,7 @@ def test_a_batch_is_its_images_one_by_one(preset):
     parts = [method.decompose(evidence_of(images=images[row : row + 1])) for row in range(5)]
     names = [entry.name for entry in dataclasses.fields(together)]
     joined = type(together)(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
-    assert_same(together, joined)
-    torch.testing.assert_close(together.cam, joined.cam, rtol=0, atol=1e-5 * joined.cam.max().item())
+    assert_same(together, joined, method)
 
 
 def test_images_need_not_be_square():
@@ -257,7 +282,7 @@ def test_asking_for_more_channels_than_there_are_is_said_once_and_the_presets_ow
     with pytest.warns(UserWarning, match=r"`top_p` is 13, but the layer has 12 channels: all of them are used"):
         found = method.decompose(evidence)
     method.decompose(evidence)
-    assert_same(found, DecomCAM(n_components=4, top_p=12).decompose(evidence))
+    assert_same(found, DecomCAM(n_components=4, top_p=12).decompose(evidence), method)
     DecomCAM(n_components=4, integration="v25").decompose(evidence)
 
 
@@ -309,10 +334,7 @@ def test_one_bad_image_does_not_touch_its_neighbours(preset, bad):
     images[1, 0, 5, 5] = bad
     found = method.decompose(evidence_of(images=images))
     others = torch.tensor([0, 2, 3])
-    for entry in dataclasses.fields(found):
-        mine, theirs = getattr(found, entry.name)[others], getattr(clean, entry.name)[others]
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6, equal_nan=True)
-    torch.testing.assert_close(found.cam[others], clean.cam[others], rtol=0, atol=1e-6)
+    assert_same(take(found, others), take(clean, others), method)
     for name in ("components", "singular_values", "loadings", "energy", "scores", "reference_scores", "contributions"):
         assert getattr(found, name)[1].isnan().all(), name
     assert found.cam[1].isnan().all()
@@ -337,7 +359,7 @@ def test_bad_evidence_anywhere_and_products_that_overflow_are_isolated(field, va
     found = method.decompose(dataclasses.replace(evidence, **changes))
     assert found.components[2].isnan().all()
     rest = torch.tensor([0, 1, 3])
-    torch.testing.assert_close(found.components[rest], method.decompose(evidence).components[rest], rtol=0, atol=1e-6)
+    assert_same(take(found, rest), take(method.decompose(evidence), rest), method)
 
 
 # ----- precision
@@ -375,7 +397,7 @@ def test_autocast_around_decompose_and_cam_changes_nothing(dtype):
     with torch.autocast("cpu", dtype=dtype):
         found = DecomCAM(n_components=5).decompose(evidence)
         assert torch.equal(found.cam, exact.cam)
-    assert_same(found, exact, rtol=0)
+    assert_same(found, exact, DecomCAM(n_components=5), rtol=0)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -441,7 +463,8 @@ def test_every_field_of_a_preset_can_be_set_by_itself():
         assert getattr(DecomCAM(integration="paper", **{entry.name: value}).preset, entry.name) == value
     given = {entry.name: getattr(v25, entry.name) for entry in dataclasses.fields(v25)} | {"top_p": 12}
     rebuilt = DecomCAM(n_components=5, **given)
-    assert_same(rebuilt.decompose(evidence_of()), DecomCAM(n_components=5, integration="v25").decompose(evidence_of()))
+    named = DecomCAM(n_components=5, integration="v25")
+    assert_same(rebuilt.decompose(evidence_of()), named.decompose(evidence_of()), named)
 
 
 def test_the_repr_names_what_differs_from_the_defaults():

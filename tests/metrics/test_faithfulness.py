@@ -121,15 +121,18 @@ def test_masking_in_unit_space_is_normalising_the_masked_image(maps):
     normalise = lambda images: (images - mean[:, None, None]) / std[:, None, None]  # noqa: E731
     masks = torch.stack([(one - one.min()) / (one.max() - one.min()) for one in maps])
     masked = Masking(mask_space="unit").images(Evidence(normalise(unit), contrast, mean, std), maps)
+    # dividing by the standard deviation, .1 at least, magnifies float32's rounding tenfold
     torch.testing.assert_close(masked, normalise(unit * masks[:, None]), rtol=0, atol=1e-5)
 
 
 def test_maps_are_stretched_first_also_tiny_ones_in_a_half_precision_image(evidence, maps):
     expected = Masking().images(evidence, maps)
+    # taking 3 off costs two bits of the maps, and stretching divides by their range
     torch.testing.assert_close(Masking().images(evidence, 1e-12 * (maps - 3)), expected, rtol=0, atol=1e-4)
     evidence.images = evidence.images.half()
     half = Masking().images(evidence, 1e-12 * maps)
     assert half.dtype == torch.float16
+    # float16 has steps of 2e-3 at values of two to four
     torch.testing.assert_close(half.float(), expected, rtol=0, atol=5e-3)
 
 
@@ -326,5 +329,6 @@ def test_agrees_with_pytorch_grad_cam_whose_drop_is_absolute(peers_inputs):
     drops = torch.from_numpy(peer.DropInConfidence()(images, maps.numpy(), targets, model))
     increases = torch.from_numpy(peer.IncreaseInConfidence()(images, maps.numpy(), targets, model))
     probabilities = evidence.logits.softmax(1)[torch.arange(6), labels]
+    # differences of float32 probabilities
     torch.testing.assert_close(metrics["AverageDrop"].values * probabilities, drops, rtol=0, atol=1e-6)
     assert torch.equal(metrics["AverageIncrease"].values, increases)

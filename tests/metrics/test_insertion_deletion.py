@@ -80,6 +80,7 @@ def test_the_substrate_and_its_space_are_arguments():
 
     assert area() == 1.5  # 4, 1, 0
     assert area(mask_space="unit") == -0.5  # black is -2: 4, -1, -4
+    # the blurred image is known to a tenth; the two other substrates are off by one and more
     assert area(substrate="blur") == pytest.approx((4 + 2 * (1 + 0.04) + 0.08) / 4, abs=0.1)
 
 
@@ -100,6 +101,7 @@ def test_the_value_does_not_depend_on_the_chunk(metric, inputs):
         scored.update(**inputs)
         values.append(scored.values)
         assert max(inputs["capture"].calls) <= size
+    # areas under probabilities; other chunks may be summed in another order
     torch.testing.assert_close(values[0], values[2], rtol=0, atol=1e-6)
     torch.testing.assert_close(values[1], values[2], rtol=0, atol=1e-6)
 
@@ -136,6 +138,7 @@ def test_half_precision_images_are_scored(inputs):
     full.update(**inputs)
     inputs["capture"].images = inputs["capture"].images.half()
     half.update(**inputs)
+    # areas under probabilities of images that are known to float16's three digits
     torch.testing.assert_close(half.values, full.values, rtol=0, atol=5e-3)
 
 
@@ -183,6 +186,7 @@ def test_a_real_capture_gives_the_values_of_its_stand_in():
         metric = InsertionDeletion(n_steps=10)
         metric.update(maps, evidence)
         values.append(metric.rows)
+    # areas under probabilities; other chunks may be summed in another order
     torch.testing.assert_close(*values, rtol=0, atol=1e-6)
 
 
@@ -199,5 +203,6 @@ def test_agrees_with_torchcam_whose_insertion_starts_from_zeros(n_steps):
     other = peer.DeletionInsertionMetric(FixedMaps(model, maps), lambda logits: logits.softmax(1), steps=n_steps)
     other.update(images)
     insertion, deletion = metric.rows.mean(0).tolist()
+    # means of float32 probabilities
     assert insertion == pytest.approx(other.summary()["insertion_auc"], abs=1e-6)
     assert deletion == pytest.approx(other.summary()["deletion_auc"], abs=1e-6)

@@ -72,6 +72,7 @@ def test_the_class_followed_is_an_argument():
 def test_an_opposite_map_has_the_opposite_value(inputs):
     forth = values(inputs, noise=0.0)
     inputs["maps"] = -inputs["maps"]
+    # half the difference of mean probabilities
     torch.testing.assert_close(values(inputs, noise=0.0), -forth, rtol=0, atol=1e-6)
 
 
@@ -95,6 +96,7 @@ def test_noise_is_scaled_from_the_unit_image_to_the_normalised_one(inputs):
     field = 0.1 * imputation_noise((3, 8, 6), seed=3)
     for space, noise in {"input": field, "unit": field / STD[:, None, None]}.items():
         added = altered_images(inputs, noise=0.1, noise_space=space) - plain
+        # what is added to values of order ten is known to their last digit
         torch.testing.assert_close(added, noise * removed, rtol=0, atol=1e-5)
 
 
@@ -110,6 +112,7 @@ def test_the_value_is_reproducible_depends_on_the_seed_and_touches_no_global_gen
 def test_the_value_does_not_depend_on_the_chunk(inputs, size):
     whole = values(inputs)
     inputs["capture"].chunk_size, inputs["capture"].calls = size, []
+    # mean probabilities; other chunks may be summed in another order
     torch.testing.assert_close(values(inputs), whole, rtol=0, atol=1e-6)
     assert max(inputs["capture"].calls) <= size
     assert sum(inputs["capture"].calls) == 5 * 18
@@ -136,6 +139,7 @@ def test_unknown_normalisation_is_an_error_that_names_the_remedy(inputs):
 def test_half_precision_images_are_scored(inputs):
     full = values(inputs)
     inputs["capture"].images = inputs["capture"].images.half()
+    # probabilities of images that are known to float16's three digits
     torch.testing.assert_close(values(inputs), full, rtol=0, atol=5e-3)
 
 
@@ -188,6 +192,7 @@ def test_a_real_capture_gives_the_values_of_its_stand_in():
         capture(model, "0", images, "predicted", mean=STD, std=STD, chunk_size=7),
     )
     found = [values({"maps": maps, "capture": evidence}) for evidence in both]
+    # mean probabilities; other chunks may be summed in another order
     torch.testing.assert_close(*found, rtol=0, atol=1e-6)
 
 
@@ -216,5 +221,6 @@ def test_agrees_with_pytorch_grad_cam_without_noise_and_ties():
         ]
         scores[name] = torch.stack([torch.from_numpy(one) for one in per_percentile]).mean(0)
     ours = values({"maps": maps, "capture": evidence}, noise=0.0)
+    # means of float32 probabilities
     torch.testing.assert_close(ours, (scores["lerf"] - scores["morf"]) / 2, rtol=0, atol=1e-6)
     assert ours.abs().min() > 1e-3
