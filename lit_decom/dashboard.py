@@ -1,13 +1,13 @@
 """A ready-made W&B workspace, as code: panels for evolution, strata and sanity."""
 
 import argparse
-import sys
-from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 _STEP = "trainer/global_step"
 _MISSING = "Expected `wandb-workspaces` to be installed: pip install 'lit-decom[dashboard]'"
+
+EXPECTED_ERRORS = (ModuleNotFoundError,)
 
 
 def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
@@ -36,7 +36,11 @@ def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
         _lines("Components shared by the probe: score gain", prefix, r"shared_gain/\d+"),
         _lines("Births and deaths per image", prefix, "births|deaths|flips|swaps"),
         _lines("Is it still the same? Confidence, similarity, drift", prefix, "confidence|similarity|drift"),
-        _lines("Maps like those of the last firing, of the first right one", prefix, r"map_stability\w*/all"),
+        _lines(
+            "Are maps like those of the last snapshot, of the first right one?",
+            prefix,
+            r"map_stability\w*/all",
+        ),
     ]
     strata = [
         _lines(title, prefix, rf"{metric}/(fixed_)?(all|correct|incorrect)")
@@ -54,7 +58,7 @@ def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
         _lines("Energy in the mask against Grad-CAM and chance", prefix, r"energy_pointing_game/all(/\w+)?"),
         _lines("Parts covered against a random basis", prefix, r"part_coverage/all(/\w+)?"),
         _lines("What went wrong", prefix, "errors|blank_maps|nonfinite_images|uniform_weights|undefined/.*"),
-        _lines("Seconds per firing", prefix, "seconds"),
+        _lines("Seconds per snapshot", prefix, r"seconds(/\w+)?"),
     ]
     sections = {"Evolution": evolution, "Right and wrong": strata, "Sanity": sanity}
     return ws.Workspace(
@@ -65,29 +69,36 @@ def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
     )
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run ``lit-decom dashboard``.
-
-    Args:
-        args: the words after ``dashboard``; by default those of the process.
-    """
-    parser = argparse.ArgumentParser("lit-decom dashboard", description="Make a W&B workspace for DecomCAM's values.")
-    parser.add_argument("project", help="ENTITY/PROJECT on W&B")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``lit-decom dashboard`` to its parser."""
+    parser.add_argument("project", metavar="ENTITY/PROJECT", type=_entity_and_project, help="on W&B")
     parser.add_argument("--prefix", default="decomcam", help="of the callback's keys (default: %(default)s)")
     parser.add_argument("--dry_run", action="store_true", help="print the workspace as JSON; no account, no network")
-    given = parser.parse_args(args)
-    entity, separator, project = given.project.partition("/")
-    if not (entity and separator and project):
-        parser.error(f"Expected `project` to be ENTITY/PROJECT, but got {given.project!r}.")
-    try:
-        made = workspace(entity, project, given.prefix)
-    except ModuleNotFoundError as error:
-        sys.exit(str(error))
+
+
+def run(given: argparse.Namespace) -> None:
+    """Save the workspace and print its address, or print the workspace itself.
+
+    Args:
+        given: what the parser of :func:`add_arguments` returned.
+
+    Raises:
+        ModuleNotFoundError: without the extra ``dashboard``, naming it.
+    """
+    entity, project = given.project
+    made = workspace(entity, project, given.prefix)
     if given.dry_run:
         print(made._to_model().model_dump_json(indent=2, by_alias=True))  # noqa: SLF001 -- no public way to see it
     else:
         made.save()
         print(made.url)
+
+
+def _entity_and_project(text: str) -> tuple[str, str]:
+    entity, separator, project = text.partition("/")
+    if not (entity and separator and project):
+        raise argparse.ArgumentTypeError(f"Expected `project` to be ENTITY/PROJECT, but got {text!r}.")
+    return entity, project
 
 
 def _panels() -> Any:

@@ -1,11 +1,15 @@
-"""LightningCLI with DecomCAMCallback attached: what ``fit``, ``validate``, ``test`` and ``replay`` parse and run."""
+"""LightningCLI with DecomCAMCallback attached: what ``fit``, ``validate`` and ``test`` parse and run."""
 
+import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
@@ -14,14 +18,17 @@ from typing_extensions import override
 
 import lit_decom.data
 import lit_decom.tasks  # noqa: F401 -- classes that have been imported can be named without their module
-from lit_decom.callbacks import DecomCAMCallback, ReplayCallback
+from lit_decom.callbacks import DecomCAMCallback
+from lit_decom.evidence.layers import TargetLayerError
 from lit_decom.tables import score_table
 
-_DESCRIPTION = (
-    "Train with explanations at every epoch (fit, validate, test), and look at runs afterwards: "
-    "report RUN_DIR [RUN_DIR], replay CKPT_DIR --config FILE, dashboard ENTITY/PROJECT, sweep run FILE, sweep show DIR."
-)
+# What a user can mend: an unknown layer, arguments that do not go together, a missing file or extra.
+EXPECTED_ERRORS = (MisconfigurationException, TargetLayerError, FileNotFoundError, NotADirectoryError)
+_DESCRIPTION = "Train with explanations at every epoch, or look at a checkpoint; `lit-decom --help` lists all commands."
+_SUBCOMMANDS = ("fit", "validate", "test")
 _WIDE = 200
+# By this variable jsonargparse raises its errors instead of ending the process.
+_RAISING = "JSONARGPARSE_DEBUG"
 
 
 class KeepConfig(SaveConfigCallback):
@@ -49,11 +56,23 @@ class LitDecomCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(self.callback_class, "callback")
 
+    @override
+    def instantiate_classes(self) -> None:
+        """Make the model, the data and the Trainer.
+
+        Raises:
+            MisconfigurationException: if one of them refuses a value, or needs an extra that is not installed.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, ModuleNotFoundError) as error:
+            raise MisconfigurationException(str(error)) from error
+
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
         known = LightningCLI.subcommands()
-        return {name: known[name] for name in ("fit", "validate", "test")}
+        return {name: known[name] for name in _SUBCOMMANDS}
 
     def after_fit(self) -> None:
         """Say where the run, its pictures and its W&B files are."""
@@ -69,17 +88,30 @@ class LitDecomCLI(LightningCLI):
         _print_scores(self.trainer)
 
 
-class ReplayCLI(LitDecomCLI):
-    """The same without subcommands, for a callback that is led through checkpoints."""
+def run(words: Sequence[str], *, debug: bool = False) -> None:
+    """Run ``lit-decom fit``, ``validate`` or ``test``.
 
-    callback_class = ReplayCallback
+    Args:
+        words: the command and its options.
+        debug: whether a wrong option raises, where it otherwise ends the process with a message.
+    """
+    with parsing(words, debug=debug):
+        LitDecomCLI(**cli_settings("lit-decom"), save_config_callback=KeepConfig)
 
-    @override
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_arguments_to_parser(parser)
-        # They stand in the configuration that a run leaves behind; here, every checkpoint has its turn.
-        for name in ("--ckpt_path", "--weights_only"):
-            parser.add_argument(name, default=None)
+
+@contextmanager
+def parsing(words: Sequence[str], *, debug: bool) -> Iterator[None]:
+    """Let LightningCLI find `words` as those of the process, from which Lightning also starts further processes."""
+    argv, raising = sys.argv, os.environ.get(_RAISING)
+    sys.argv = [argv[0], *words]
+    if debug:
+        os.environ[_RAISING] = "true"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if debug and raising is None:
+            del os.environ[_RAISING]
 
 
 def cli_settings(prog: str) -> dict[str, Any]:
@@ -92,7 +124,14 @@ def cli_settings(prog: str) -> dict[str, Any]:
         "subclass_mode_model": True,
         "subclass_mode_data": True,
         "auto_configure_optimizers": False,
-        "parser_kwargs": {"parser_mode": "omegaconf+", "prog": prog, "description": _DESCRIPTION},
+        "parser_kwargs": {
+            "parser_mode": "omegaconf+",
+            "prog": prog,
+            "description": _DESCRIPTION,
+            "usage": f"{prog} [-h] --config FILE [--OPTION VALUE ...]",
+            # An error is printed below its command's usage, which would fill the screen with all options.
+            **{name: {"usage": f"{prog} {name} [-h] --config FILE [--OPTION VALUE ...]"} for name in _SUBCOMMANDS},
+        },
     }
 
 

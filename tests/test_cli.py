@@ -1,11 +1,15 @@
 """The command line as a user meets it: composed files, saved configuration, clear errors."""
 
+import os
+import re
 import subprocess
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_decom.cli import main
 
@@ -26,9 +30,19 @@ QUICK = [
 ]
 
 
+NETWORK = """
+from lightning.pytorch import LightningModule
+class Network(LightningModule):
+    def __init__(self):
+        super().__init__()
+"""
+COMMANDS = ("fit", "validate", "test", "report", "replay", "dashboard", "sweep")
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
     def run(*words: str) -> None:
         monkeypatch.setattr(sys, "argv", ["lit-decom", *words])
@@ -72,24 +86,147 @@ def test_replay_of_a_run_without_callback_gives_records(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("word", "named", "raised"),
     [
-        (["--callback.method.init_args.n_componentz=3"], "n_componentz"),
-        (["--callback.method.init_args.integration=papr"], "papr"),
-        (["--model.init_args.model=resnet1"], "resnet1"),
-        (["--callback.target_layer=layer9"], "layer9"),
-        (["--callback.probe=0"], "probe"),
+        ("--callback.method.init_args.n_componentz=3", "n_componentz", ArgumentError),
+        ("--callback.method.init_args.integration=papr", "papr", ArgumentError),
+        ("--model.class_path=absent.Network", "No module named 'absent'", ArgumentError),
+        ("--model.init_args.model=resnet1", "resnet1", MisconfigurationException),
+        ("--callback.target_layer=layer9", "layer9", MisconfigurationException),
+        ("--callback.probe=0", "Expected `probe` to be at least 1", MisconfigurationException),
+        ("--ckpt_path=absent.ckpt", "absent.ckpt", FileNotFoundError),
     ],
 )
-def test_a_wrong_argument_is_named(run, capsys, words, told):
-    with pytest.raises((SystemExit, ValueError, Exception)) as raised:
-        run(*quickstart("--trainer.logger=false", *words))
-    assert told in capsys.readouterr().err + str(raised.value)
+def test_a_wrong_argument_is_named_without_a_traceback_unless_that_is_asked_for(run, capsys, word, named, raised):
+    with pytest.raises(SystemExit) as stopped:
+        run(*quickstart("--trainer.logger=false", word))
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert named in said
+    assert "Traceback" not in said
+    assert said.count("--callback.") < 4, "the usage does not bury the message"
+    with pytest.raises(raised, match=re.escape(named)):
+        run(*quickstart("--trainer.logger=false", word, "--debug"))
 
 
-def test_replay_without_checkpoints_says_so(run, tmp_path):
-    with pytest.raises(SystemExit, match="folder of checkpoints"):
-        run("replay", str(tmp_path / "nowhere"))
+def test_an_error_that_is_no_users_keeps_its_traceback(run, tmp_path):
+    code = (
+        "import lit_decom.tasks\n"
+        "class Broken(lit_decom.tasks.ClassificationTask):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        raise ValueError('a bug')\n"
+    )
+    (tmp_path / "broken_task.py").write_text(code)
+    with pytest.raises(ValueError, match="a bug"):
+        run(*quickstart("--trainer.logger=false", "--model.class_path=broken_task.Broken"))
+
+
+def test_modules_in_the_working_directory_are_found(run, tmp_path, capsys):
+    (tmp_path / "own_network.py").write_text(NETWORK)
+    with pytest.raises(SystemExit) as stopped:
+        run(*quickstart("--model=own_network.Network", "--print_config"))
+    assert stopped.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == "own_network.Network"
+
+
+def test_a_safe_path_stays_safe(tmp_path):
+    code = "import sys; from lit_decom.cli import main\ntry: main(['--help'])\nfinally: print(sys.path)"
+    for flags, found in (([], True), (["-P"], False)):
+        words = [sys.executable, *flags, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+        assert (repr(str(tmp_path)) in done.stdout) is found
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"]])
+def test_help_lists_every_command_with_a_line(run, capsys, words):
+    run(*words)
+    assert_lists_commands(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"), [(["reprot"], "`report`"), (["zzz"], "`zzz`"), ([], "there is none"), (["--x"], "--x")]
+)
+def test_what_is_no_command_is_refused_with_the_list_of_all(run, capsys, words, hint):
+    with pytest.raises(SystemExit) as stopped:
+        run(*words)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert_lists_commands(said)
+    assert hint in said.splitlines()[-1]
+
+
+def assert_lists_commands(text):
+    listed = dict(re.findall(r"^    (\w+)\s+(\w.+)$", text, flags=re.MULTILINE))
+    assert set(COMMANDS) <= set(listed)
+    assert {"sweep run FILE", "sweep show DIR"} <= set(re.findall(r"`(.+?)`", " ".join(text.split())))
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["fit"], ["--callback.probe", "--trainer.max_epochs", "--ckpt_path"]),
+        (["report"], ["RUN_DIR", "--n_drawn"]),
+        (["replay"], ["CKPT_DIR", "--config"]),
+        (["dashboard"], ["ENTITY/PROJECT", "--dry_run"]),
+        (["sweep"], ["run", "show"]),
+        (["sweep", "run"], ["--backend", "--n_trials", "LIT_DECOM_TRIAL"]),
+        (["sweep", "show"], ["--eps"]),
+    ],
+    ids=" ".join,
+)
+def test_every_command_has_its_own_help(run, capsys, words, options):
+    with pytest.raises(SystemExit) as stopped:
+        run(*words, "--help")
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: lit-decom {' '.join(words)}")
+    assert all(option in printed for option in options)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["reprot"], ["sweep", "--help"]], ids=" ".join)
+def test_what_needs_no_network_imports_no_torch(words):
+    code = (
+        "import sys; from lit_decom.cli import main\n"
+        f"try: main({words})\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'lightning', 'wandb', 'scipy.stats'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["report", "nowhere"], "lit-decom report: error: Expected nowhere to be a run directory"),
+        (["replay", "nowhere"], "lit-decom replay: error: Expected CKPT_DIR to be a folder of checkpoints"),
+        (["replay"], "CKPT_DIR"),
+        (["dashboard", "somebody"], "Expected `project` to be ENTITY/PROJECT, but got 'somebody'"),
+        (["sweep", "show", "nowhere"], "lit-decom sweep: error: Expected nowhere to be the directory of a sweep"),
+        (["sweep", "rnu"], "invalid choice: 'rnu'"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_what_cannot_be_done_is_said_with_status_2(run, capsys, words, said):
+    with pytest.raises(SystemExit) as stopped:
+        run(*words)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert "Traceback" not in message
+
+
+def test_replay_without_checkpoints_says_so(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        run("replay", "empty", "--config", str(ROOT / "configs" / "quickstart.yaml"), "--trainer.logger=false", *QUICK)
+    assert stopped.value.code == 2
+    assert "Expected empty to hold checkpoints" in capsys.readouterr().err
+
+
+def test_the_words_of_the_process_are_left_as_they_were(run):
+    with pytest.raises(SystemExit):
+        run("fit", "--debug", "--print_config", "--help")
+    assert sys.argv == ["lit-decom", "fit", "--debug", "--print_config", "--help"]
+    assert "JSONARGPARSE_DEBUG" not in os.environ
 
 
 def test_dashboard_prints_a_workspace(run, capsys):

@@ -21,7 +21,7 @@ FLOORS = (
     {"evaluation", "observer"},
     {"callbacks"},
     {"fitting"},
-    {"sweep"},
+    {"sweep", "replaying"},
     {"cli"},
     {"__main__"},
 )

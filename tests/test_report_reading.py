@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from lit_decom.cli import main
 from lit_decom.records import RunDirectory, RunDirectoryError
-from lit_decom.report import find_runs, main, write_report
+from lit_decom.report import find_runs, write_report
 from lit_decom.report.runs import read_run
 from tests.helpers.page import report
 from tests.helpers.runs import Plan, gain, identities_at, planted_run, record_of
@@ -201,13 +202,13 @@ def test_only_as_many_images_are_drawn_as_asked_for(tmp_path):
 def test_the_command_writes_where_it_is_told(tmp_path, capsys):
     path = planted_run(tmp_path / "run")
     output = tmp_path / "new" / "page.html"
-    assert main([str(path), "--output", str(output)]) == output
+    main(["report", str(path), "--output", str(output)])
     assert capsys.readouterr().out == f"{output}\n"
     assert [file.name for file in output.parent.iterdir()] == ["page.html"]
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main([str(tmp_path / "nowhere")])
+        main(["report", str(tmp_path / "nowhere")])
     assert stopped.value.code == 2
     assert "there is no such folder" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """A run directory, or two of them, as one self-contained HTML page."""
 
-from lit_decom.report.command import main
 from lit_decom.report.page import write_report
 from lit_decom.report.runs import find_runs
 
-__all__ = ["find_runs", "main", "write_report"]
+__all__ = ["find_runs", "write_report"]

@@ -306,7 +306,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_keeps_no_half_outcome(tmp_pa
     process = start(tmp_path, "run", "tiny.yaml", "--dir", "sweep")
     eventually((tmp_path / "started" / "1").exists)
     os.killpg(process.pid, signal.SIGINT)
-    assert "the same command goes on" in finish(process, code=1)
+    assert "the same command goes on" in finish(process, code=130)
     assert sorted(results(tmp_path / "sweep")) == [0]
 
 

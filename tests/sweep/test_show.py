@@ -2,15 +2,16 @@
 
 import csv
 import io
+import re
 import sys
 
 import pytest
 import yaml
 from rich.console import Console
 
+from lit_decom.cli import main
 from lit_decom.sweep import SweepError
 from lit_decom.sweep.bayes import load_optuna, pruner_of
-from lit_decom.sweep.command import main
 from lit_decom.sweep.drawing import short_names, value_text
 from lit_decom.sweep.files import write_json
 from lit_decom.sweep.show import read_kept, show_sweep
@@ -128,19 +129,22 @@ def test_outcomes_come_back_as_they_were_kept(tmp_path):
         ([Outcome(0, "failed", {"x": 1}, reason="exit status 1")], "at least one complete trial.* 1 failed"),
     ],
 )
-def test_what_cannot_be_shown_is_said(tmp_path, planted, told):
+def test_what_cannot_be_shown_is_said(tmp_path, capsys, planted, told):
     if planted is not None:
         plant(tmp_path, *planted)
-    with pytest.raises(SystemExit, match=f"lit-decom sweep: .*{told}"):
-        main(["show", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", "show", str(tmp_path)])
+    assert re.match(f"lit-decom sweep: error: .*{told}", capsys.readouterr().err)
 
 
-def test_a_wrong_file_ends_the_command_with_what_is_wrong(tmp_path):
+@pytest.mark.parametrize("more", [(), ("--backend", "wandb")])
+def test_a_wrong_file_ends_the_command_with_what_is_wrong(tmp_path, capsys, more):
     (tmp_path / "sweep.yaml").write_text("method: gird")
-    with pytest.raises(SystemExit, match=r"lit-decom sweep: .*parameters"):
-        main(["run", str(tmp_path / "sweep.yaml")])
-    with pytest.raises(SystemExit, match=r"lit-decom sweep: .*parameters"):
-        main(["run", str(tmp_path / "sweep.yaml"), "--backend", "wandb"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", "run", str(tmp_path / "sweep.yaml"), *more])
+    assert re.match(r"lit-decom sweep: error: .*parameters", capsys.readouterr().err)
+    with pytest.raises(SweepError):
+        main(["sweep", "run", str(tmp_path / "sweep.yaml"), *more, "--debug"])
 
 
 def test_names_are_shortened_to_what_tells_them_apart():

@@ -62,7 +62,7 @@ def write_sweep(folder, **changed):
 
 def sweep_words(*words):
     """Return the command line of ``lit-decom sweep``."""
-    return [sys.executable, "-c", "from lit_decom.sweep.command import main; main()", *map(str, words)]
+    return [sys.executable, "-m", "lit_decom", "sweep", *map(str, words)]
 
 
 def start(folder, *words):
