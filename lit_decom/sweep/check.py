@@ -4,7 +4,7 @@ import contextlib
 import io
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ from lit_decom.sweep.trials import read_lines, run_watched
 
 # The callback's arguments that the check reads or sets: the only place that knows where they stand in a configuration.
 _CALLBACK_KEYS = {
-    "prefix": "callback.prefix",
-    "strata": "callback.strata",
     "report": "callback.report",
-    "n_drawn": "callback.n_drawn",
+    "n_images": "callback.log.n_images",
     "every_n_epochs": "callback.every_n_epochs",
 }
 # One batch of each, and nothing that outlives the dry trial.
@@ -32,7 +30,7 @@ _DRY = {
     "trainer.logger": False,
     "trainer.enable_model_summary": False,
     _CALLBACK_KEYS["report"]: False,
-    _CALLBACK_KEYS["n_drawn"]: 0,
+    _CALLBACK_KEYS["n_images"]: 0,
     _CALLBACK_KEYS["every_n_epochs"]: 1,
 }
 
@@ -72,7 +70,7 @@ def check_parameters(sweep: Sweep) -> Mapping[str, Any]:
     return composed
 
 
-def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> tuple[set[str], dict[str, bool | None]]:
+def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> dict[str, bool | None]:
     """Train on one batch in a directory that is thrown away.
 
     Args:
@@ -80,7 +78,7 @@ def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> tuple[set[str], dict
         composed: the configuration without parameters.
 
     Returns:
-        The names of what is logged, and for each whether more is better, None where that is not known.
+        By the name of everything that a trial may log, whether more is better; None where that is not known.
 
     Raises:
         SweepError: if the trial fails.
@@ -96,44 +94,25 @@ def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> tuple[set[str], dict
         if code:
             log = tail(directory / "log.txt")
             raise SweepError(f"Expected a dry trial of one batch to run, but it ended with status {code}:\n{log}")
-        logged = {name for line in read_lines(directory / METRICS_FILE) for name in line["values"]}
-        return logged, (read_json(directory / FACTS_FILE) or {}).get("directions", {})
+        directions: dict[str, bool | None] = dict.fromkeys(
+            name for line in read_lines(directory / METRICS_FILE) for name in line["values"]
+        )
+        return directions | (read_json(directory / FACTS_FILE) or {}).get("directions", {})
 
 
-def check_objectives(
-    sweep: Sweep, composed: Mapping[str, Any], logged: set[str], directions: Mapping[str, bool | None]
-) -> None:
+def check_objectives(sweep: Sweep, directions: Mapping[str, bool | None]) -> None:
     """Compare the objectives with what a trial logs.
 
     Args:
         sweep: whose objectives they are.
-        composed: the configuration without parameters.
-        logged: names of what a dry trial logged.
-        directions: whether more is better, by name.
+        directions: by the name of everything that a trial may log, whether more is better.
 
     Raises:
         SweepError: if an objective is not logged, or its goal is against the metric's own.
     """
-    possible = logged | other_strata(logged, composed)
     for objective in sweep.objectives:
-        _refuse_silent(objective, possible)
-        _refuse_contradicting(objective, _direction(objective.name, directions))
-
-
-def other_strata(logged: Iterable[str], composed: Mapping[str, Any]) -> set[str]:
-    """Name the values that a longer run logs though one batch of an untrained network may not.
-
-    A stratum without images is not logged, and an untrained network may have no image right, or none wrong.
-    """
-    prefix = at(composed, _CALLBACK_KEYS["prefix"]) or "decomcam"
-    found = set()
-    if at(composed, _CALLBACK_KEYS["strata"]) in (None, "correctness"):
-        for key in logged:
-            words = key.removeprefix(f"{prefix}/").split("/")
-            if key.startswith(f"{prefix}/") and len(words) > 1 and words[1] == "all":
-                for stratum in ("correct", "incorrect", "fixed_correct", "fixed_incorrect", "gap"):
-                    found.add("/".join([prefix, words[0], stratum, *words[2:]]))
-    return found
+        _refuse_silent(objective, set(directions))
+        _refuse_contradicting(objective, directions[objective.name])
 
 
 def _refuse_silent(objective: Objective, possible: set[str]) -> None:
@@ -149,15 +128,6 @@ def _refuse_contradicting(objective: Objective, more_is_better: bool | None) -> 
         raise SweepError(
             f"Expected the goal of `{objective.name}` to be {goal}, since {better} is better, but got {objective.goal}."
         )
-
-
-def _direction(name: str, directions: Mapping[str, bool | None]) -> bool | None:
-    """The direction of a key, or of the same metric over all images."""
-    if name in directions:
-        return directions[name]
-    words = name.split("/")
-    alike = [known for key, known in directions.items() if len(words) > 1 and key.split("/")[:2] == words[:2]]
-    return alike[0] if alike else None
 
 
 def _parse_point(sweep: Sweep, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

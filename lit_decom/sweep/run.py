@@ -77,7 +77,7 @@ def run_sweep(options: SweepOptions, console: Console) -> Path:
         )
     elif options.check and not read_outcomes(path):
         console.print("A dry trial of one batch shows what is logged.")
-        check_objectives(sweep, composed, *dry_trial(sweep, composed))
+        check_objectives(sweep, dry_trial(sweep, composed))
     _open(path, sweep, options, backend, composed)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     runner = TrialRunner(sweep, path, composed, threads)

@@ -82,7 +82,7 @@ class TrialLog(Checkpoint):
             line = {"epoch": trainer.current_epoch, "step": trainer.global_step, "values": values, "objectives": known}
             self.directory.mkdir(parents=True, exist_ok=True)
             if not (self.directory / FACTS_FILE).exists():
-                directions = {key: direction_of(key, trainer, pl_module) for key in values}
+                directions = {key: direction_of(key, trainer, pl_module) for key in {*values, *_possible(trainer)}}
                 write_json(self.directory / FACTS_FILE, {"directions": directions})
             with (self.directory / METRICS_FILE).open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -113,6 +113,17 @@ def direction_of(key: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -
     if metric is not None and metric.higher_is_better is not None:
         return bool(metric.higher_is_better)
     return False if key.rsplit("/", 1)[-1].endswith("loss") else None
+
+
+def _possible(trainer: pl.Trainer) -> set[str]:
+    """Name the scores that a longer run may have, though this snapshot does not: a stratum may be empty now."""
+    ours = [callback for callback in trainer.callbacks if isinstance(callback, DecomCAMCallback)]  # type: ignore[attr-defined]
+    return {
+        keys.logged(callback.prefix, key)
+        for callback in ours
+        if callback.observer.board is not None
+        for key in callback.observer.board.possible_keys
+    }
 
 
 def _per_image(key: str, trainer: pl.Trainer) -> dict[str, Any] | None:

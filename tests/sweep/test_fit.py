@@ -111,12 +111,15 @@ def test_a_dry_trial_tells_what_is_logged_and_what_is_better(folder, monkeypatch
     sweep = read_raw(SWEEP, "small")
     composed = check_parameters(sweep)
     before = sorted(folder.rglob("*"))
-    logged, directions = dry_trial(sweep, composed)
+    directions = dry_trial(sweep, composed)
     assert sorted(folder.rglob("*")) == before, "it leaves nothing behind"
-    assert {SCORE, "val/acc", "val/loss", "decomcam/average_drop/all"} <= logged
+    assert {SCORE, "val/acc", "val/loss", "decomcam/average_drop/all"} <= set(directions)
+    assert {f"decomcam/gini/{stratum}" for stratum in ("correct", "incorrect", "fixed_incorrect", "gap")} <= set(
+        directions
+    )
     assert (directions[SCORE], directions["val/acc"], directions["val/loss"]) == (True, True, False)
     assert directions["decomcam/average_drop/all"] is False
-    check_objectives(sweep, composed, logged, directions)
+    check_objectives(sweep, directions)
 
 
 def test_a_trial_that_cannot_run_is_refused_with_the_end_of_its_log(folder, monkeypatch):
