@@ -7,13 +7,25 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from lit_decom import DecomCAM, Explainer, Probe, Scoring
+from lit_decom import DecomCAM, Explainer, Probe, Scoring, capture
 from lit_decom.evaluation import NEW_HEAD, evaluate, with_new_head
-from lit_decom.metrics import DeletionAUC, EnergyPointingGame, Gini, MapStability, MaskIoU, PartCoverage, PointingGame
+from lit_decom.functional.image import upsample
+from lit_decom.functional.stability import coherency
+from lit_decom.metrics import (
+    Coherency,
+    DeletionAUC,
+    EnergyPointingGame,
+    Gini,
+    MapStability,
+    MaskIoU,
+    PartCoverage,
+    PointingGame,
+)
 from lit_decom.scores import Score, numbers_of
 from lit_decom.scoring import default_metrics, metric_key
 from lit_decom.tables import score_table
 from tests.helpers.modules import CLASSES
+from tests.helpers.networks import SmallCNN, seeded
 
 
 class Objects(nn.Module):
@@ -137,3 +149,40 @@ def test_the_table_marks_what_is_not_beaten():
     assert "12 (1 undefined)" in line
     assert "0.300 [0.200, 0.400]" in line
     assert line.count("✗") == 1
+
+
+# ----- metrics that explain the masked image
+
+
+class Wrapped(nn.Module):
+    """A network whose logits must be read."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = seeded(SmallCNN())
+
+    def forward(self, images):
+        return {"scores": self.inner(images)}
+
+
+def margin(logits, labels):
+    return logits.gather(1, labels[:, None]).squeeze(1) - logits.mean(dim=1)
+
+
+@pytest.mark.parametrize("target", ["label", "predicted", "contrast", margin])
+def test_coherency_explains_the_masked_image_for_the_same_score(target):
+    model = Wrapped()
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    shown = Probe.from_tensors(images, torch.arange(3))
+    read, layer, metric = (lambda output: output["scores"]), "inner.stage2", Coherency()
+    explainer = Explainer(DecomCAM(n_components=2), layer, target, read_logits=read)
+    found = evaluate(model, shown, explainer, Scoring([metric], baselines=["grad_cam"], chance=False), new_head=False)
+    # The definition: mask, explain what the unaltered image was explained for, compare.
+    (piece,) = explainer.pieces(model, shown)
+    maps = upsample(piece.decomposition.cam, (16, 16)).clamp(min=0)
+    masked = metric.masking.images(piece.capture, maps)
+    score = piece.capture.score
+    again = capture(model, layer, masked, score, read_logits=read)
+    other = upsample(explainer.method(again), (16, 16)).clamp(min=0)
+    values = {one.key: one.value for one in found}
+    assert values["coherency/all"] == pytest.approx(float(coherency(maps, other).nanmean()), rel=1e-4)

@@ -97,7 +97,8 @@ def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> dict[str, bool | Non
         directions: dict[str, bool | None] = dict.fromkeys(
             name for line in read_lines(directory / METRICS_FILE) for name in line["values"]
         )
-        return directions | (read_json(directory / FACTS_FILE) or {}).get("directions", {})
+        directions.update((read_json(directory / FACTS_FILE) or {}).get("directions", {}))
+        return directions
 
 
 def check_objectives(sweep: Sweep, directions: Mapping[str, bool | None]) -> None:

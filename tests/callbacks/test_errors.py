@@ -14,6 +14,9 @@ from torch.utils.data import Dataset
 from lit_decom import DecomCAM, Explainer, Probe
 from lit_decom.callbacks import reporting
 from lit_decom.evidence.layers import TargetLayerError
+from lit_decom.methods import GradCAM
+from lit_decom.metrics import AverageDrop, Gini
+from lit_decom.metrics.base import PerImageMetric
 from lit_decom.records import Snapshot
 from lit_decom.sinks import log_curves, log_images
 from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader, tiny, trainer
@@ -28,6 +31,9 @@ from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader
         ({"batch_size": 0}, ValueError, "Expected `batch_size` to be at least 1, but got 0"),
         ({"chunk_size": 0}, ValueError, "Expected `chunk_size` to be at least 1, but got 0"),
         ({"n_images": -1}, ValueError, "Expected `n_images` to be at least 0, but got -1"),
+        ({"method": GradCAM()}, TypeError, r"`method` to give components, such as DecomCAM\(\), but got GradCAM\(\)"),
+        ({"baselines": ["grad_camm"]}, ValueError, "`baselines` to be among .*grad_cam.*but got .'grad_camm'"),
+        ({"n_shared": -1}, ValueError, "Expected `n_shared` to be at least 0, but got -1"),
         ({"probe": 0}, ValueError, "Expected `probe` to be at least 1, but got 0"),
         (
             {"probe": torch.rand(2, 3, 8, 8)},
@@ -226,6 +232,67 @@ def test_an_error_ends_no_training_and_is_warned_about_once_and_counted(tmp_path
 def test_an_error_is_an_error_where_that_is_asked_for(tmp_path, fault):
     with pytest.raises(OSError, match="No space left"):
         fit(tmp_path, callback(strict=True), max_epochs=3)
+
+
+class Fragile(PerImageMetric):
+    """A metric that breaks when it is told to, in whatever copy."""
+
+    broken = False
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_rows()
+
+    def update(self, maps):
+        if Fragile.broken:
+            raise ArithmeticError("no logarithm of 0")
+        self.append(maps.mean(dim=(1, 2)))
+
+
+class BreakIn(Callback):
+    """Breaks the metric in one epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_validation_epoch_start(self, trainer, pl_module):
+        Fragile.broken = trainer.current_epoch == self.epoch
+
+    def on_fit_end(self, trainer, pl_module):
+        Fragile.broken = False
+
+
+def test_a_metric_that_raises_is_left_out_of_its_snapshot_and_counted_by_name(tmp_path):
+    observer = callback(strict=False, metrics=[Fragile(), Gini()])
+    with pytest.warns(UserWarning, match="left the metric 'fragile' out of a snapshot: ArithmeticError") as warned:
+        run = fit(tmp_path, BreakIn(1), observer, max_epochs=3)
+    assert len([entry for entry in warned if "fragile" in str(entry.message)]) == 1
+    assert ["fragile/all" in numbers for numbers in observer._history] == [True, False, True]
+    assert all("gini/all" in numbers for numbers in observer._history)
+    assert [numbers.get("dropped/fragile") for numbers in observer._history] == [None, 1, 1]
+    assert run.callback_metrics["decomcam/errors"] == 0
+    kept = list(observer.directory.records())
+    assert [dict(record.dropped) for record in kept] == [{}, {"fragile": "ArithmeticError: no logarithm of 0"}, {}]
+    assert [{score.metric for score in record.metric_scores} for record in kept] == [
+        {"fragile", "gini"},
+        {"gini"},
+        {"fragile", "gini"},
+    ]
+
+
+def test_a_metric_that_raises_is_an_error_where_that_is_asked_for(tmp_path):
+    try:
+        with pytest.raises(ArithmeticError, match="no logarithm"):
+            fit(tmp_path, BreakIn(1), callback(metrics=[Fragile()]), max_epochs=3)
+    finally:
+        Fragile.broken = False
+
+
+def test_a_metric_that_cannot_work_fails_before_the_first_step(tmp_path):
+    watch, needy = Watch(), AverageDrop(mask_space="unit")
+    with pytest.raises(MisconfigurationException, match="`mean` and `std` for `mask_space='unit'`"):
+        fit(tmp_path, watch, callback(strict=False, metrics=[needy]))
+    assert not watch.stepped
 
 
 def test_one_failure_keeps_nothing_else_from_being_reported(tmp_path, monkeypatch):

@@ -112,7 +112,7 @@ def test_curves_have_one_line_per_rank_with_gaps_where_a_rank_was_missing():
         {"step": 3, "score_gain/rank_01": 0.5, "score_gain/rank_02": 0.1, "explained_energy/rank_01": 0.9},
         {"step": 7, "score_gain/rank_01": 0.25},
     ]
-    steps, series = curves_of(history, "score_gain/rank_")
+    steps, series = curves_of(history, "score_gain/rank")
     assert steps == [3, 7]
     assert list(series) == ["rank_01", "rank_02"]
     assert series["rank_01"] == [0.5, 0.25]
