@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lit_decom.evidence import resolve_layer
 from tests.helpers.modules import SHARING, Aliased, callback, tiny
 from tests.helpers.training import assert_same, train
 
@@ -32,7 +33,7 @@ def test_training_is_bit_identical_with_the_callback(tmp_path, network, target_l
 def test_a_stage_may_be_explained_by_its_second_name(tmp_path):
     observer, module = callback(target_layer="stage"), tiny(Aliased, freeze_first_norm=True)
     watched = train(tmp_path / "watched", observer, module=module)
-    assert observer.observer.layer.module is module.second
+    assert resolve_layer(module, observer.observer.explainer.target_layer).module is module.second
     assert_same(watched, train(tmp_path / "alone", module=tiny(Aliased, freeze_first_norm=True)))
 
 
