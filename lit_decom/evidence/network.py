@@ -101,8 +101,8 @@ class Network:
         for (slot, parameter), version in zip(self._parameters, self._versions, strict=True):
             if slot.tensor is not parameter or _version(parameter) != version:
                 raise RuntimeError(
-                    "Expected the model's weights to be those of the capture, but they have changed since then, by a step "
-                    "of training or in a forward pass."
+                    "Expected the model's weights to be those of the capture, but they have changed since then, by a "
+                    "step of training or in a forward pass."
                 )
 
     def _prepare(self, dtype: ScoreDtype) -> dict[Tensor, Tensor]:

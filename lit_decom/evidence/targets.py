@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 Targets = Tensor | int | Literal["predicted", "contrast"] | Callable[[Tensor, Tensor], Tensor]
+"""What is asked for: class indices ``(B,)``, one class for all, the predicted class, the largest logit less the second
+largest, or a score of the caller's own."""
 TargetScore = Callable[[Tensor, Tensor], Tensor]
+"""The target score, bound to the images of one capture: from logits ``(n, N)``, of those images or of altered versions
+of them, and the image ``(n,)`` that each comes from, to scores ``(n,)``."""
 
 
 def bind(targets: Targets, logits: Tensor) -> tuple[Tensor, TargetScore]:
