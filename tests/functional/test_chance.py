@@ -45,7 +45,7 @@ def test_random_maps_are_as_smooth_as_their_grid():
 def test_random_maps_put_as_much_energy_in_a_mask_as_its_area():
     maps = random_maps((2000, 16, 16), (4, 4), generator())
     share = maps[:, 2:9, 3:14].sum() / maps.sum()
-    # five standard errors of the share of 2000 random maps
+    # ten standard errors of the share of 2000 random maps
     assert share.item() == pytest.approx(7 * 11 / 256, abs=0.01)
 
 

@@ -184,6 +184,14 @@ def test_blur_scales_with_the_image():
     assert widths == [11, 3]
 
 
+@pytest.mark.parametrize("size", [(45, 224), (224, 45)])
+def test_blur_scales_with_the_shorter_side(size):
+    dot = torch.zeros(1, 1, *size)
+    dot[..., size[0] // 2, size[1] // 2] = 1
+    blurred = substrate_images(dot, "blur", scale_to_image=True)[0, 0]
+    assert (int((blurred > 0).any(dim=0).sum()), int((blurred > 0).any(dim=1).sum())) == (3, 3)
+
+
 def test_blur_keeps_half_precision_and_batches():
     images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)).half()
     blurred = substrate_images(images, "blur")

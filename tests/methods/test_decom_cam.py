@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lit_decom import DecomCAM, capture
 from lit_decom.explainer import summary
-from lit_decom.functional.image import min_max_normalize, upsample
+from lit_decom.functional.image import gaussian_blur, min_max_normalize, upsample
 from lit_decom.methods.decom_cam import _has_bfloat16
 from tests.helpers.networks import Drawing, HalfByHand, Patches, SmallCNN, golden, noise_images, seeded
 from tests.helpers.rounding import magnification, map_tolerance
@@ -244,6 +244,15 @@ def test_images_need_not_be_square():
     found = DecomCAM(n_components=3).decompose(evidence_of(images=images))
     assert found.components.shape == (2, 3, 8, 12)
     assert found.scores.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(28, 56), (56, 28)])
+def test_the_blur_scales_with_the_shorter_side(size):
+    images = noise_images(1)[:, :, :1, :1].expand(1, 3, *size).clone()
+    images[..., 14, 14] = 9.0
+    assert DecomCAM().preset.blur_scaled
+    found = DecomCAM()._blur(images)
+    torch.testing.assert_close(found, gaussian_blur(images, 10.0 * 28 / 224, 4.0))
 
 
 # ----- how many
