@@ -1,8 +1,8 @@
 """Identity of components over the epochs of a training run.
 
-The rank of a component is no identity: ranks swap whenever two singular values cross. A tracker matches every firing's
-components with those of the firing before and numbers them, image by image, so the numbers do not depend on the order
-or the batches in which the images come.
+The rank of a component is no identity: ranks swap whenever two singular values cross. A tracker matches the components
+of every snapshot with those of the one before and numbers them, image by image, so the numbers do not depend on the
+order or the batches in which the images come.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ _STATE_VERSION = 1
 
 @dataclass(frozen=True)
 class Tracked:
-    """What one firing did to the components of B images.
+    """What one snapshot did to the components of B images.
 
     Identities count from 0 within each image and are never given twice, so a curve is named by (image id, identity).
 
     Attributes:
-        step: The epoch or step of the firing.
+        step: The epoch or step of the snapshot.
         ids: The B images.
-        seen: ``(B,)`` bool, False for an image without any usable component in this firing: it is left as it was.
+        seen: ``(B,)`` bool, False for an image without any usable component in this snapshot: it is left as it was.
         first: ``(B,)`` bool, True for an image that was never seen before; all its components are births.
         identities: ``(B, K)`` int64, -1 where a component is not usable.
         births: ``(B, K)`` bool, True for a new identity.
@@ -65,13 +65,13 @@ class Tracked:
 
 @dataclass(frozen=True)
 class _Observation:
-    """Components of one image that were last seen in one firing, which is `missed` observations of the image ago."""
+    """Components of one image that were last seen in one snapshot, which is `missed` observations of the image ago."""
 
     missed: int
     patterns: Tensor  # (M, ...)
     loadings: Tensor | None  # (P, M)
     channels: Tensor | None  # (P,)
-    energies: Tensor  # (M,) shares of the firing's energy
+    energies: Tensor  # (M,) shares of the snapshot's energy
     ranks: Tensor  # (M,)
     identities: Tensor  # (M,)
 
@@ -93,8 +93,8 @@ class ComponentTracker:
 
     Only the last decomposition of each image is kept, plus the components that are waited for.
 
-    An image without a usable component in a firing (its evidence was not finite, or blank), or one that a firing leaves
-    out, is not seen: nothing is born, nothing dies, and its components are matched again when it is next seen.
+    An image without a usable component in a snapshot (its evidence was not finite, or blank), or one that a snapshot
+    leaves out, is not seen: nothing is born, nothing dies, and its components are matched again when it is next seen.
 
     Args:
         min_similarity: A component that resembles no earlier one at least this much is born, in [0, 1].
@@ -138,15 +138,15 @@ class ComponentTracker:
         channels: Tensor | None = None,
         valid: Tensor | None = None,
     ) -> Tracked:
-        """Name the components of one firing.
+        """Name the components of one snapshot.
 
-        Images of one firing may come in several calls. If a call raises, no image has changed.
+        Images of one snapshot may come in several calls. If a call raises, no image has changed.
 
         Args:
             patterns: ``(B, K, ...)`` spatial patterns, of any scale, by descending singular value.
             singular_values: ``(B, K)``.
             ids: Names of the B images, all different.
-            step: Epoch or step of the firing, above that of every image's last observation.
+            step: Epoch or step of the snapshot, above that of every image's last observation.
             loadings: ``(B, P, K)`` channel side of the components, always or never given for an image.
             channels: ``(B, P)`` the channel of each row of `loadings`, -1 for padding.
             valid: ``(B, K)`` bool, False for padding. Components that are not finite are not valid either.
@@ -165,13 +165,13 @@ class ComponentTracker:
             )
         usable = (usable & singular_values.isfinite()).cpu()
         self._check_ids(ids, len(usable), step)
-        firing = _on_cpu(patterns, singular_values, loadings, channels)
+        snapshot = _on_cpu(patterns, singular_values, loadings, channels)
         events, deaths, states = _nothing_seen(*usable.shape), [torch.empty(0, dtype=torch.int64)] * len(usable), {}
         for index, (name, present) in enumerate(zip(ids, usable, strict=True)):
             if present.any():
                 state = self._images.get(name, _ImageState(step, 0, ()))
                 row = {event: column[index] for event, column in events.items()}
-                observation = _observation({part: batch[index] for part, batch in firing.items()}, present)
+                observation = _observation({part: batch[index] for part, batch in snapshot.items()}, present)
                 states[name], deaths[index] = self._follow(state, observation, step, row)
         self._images.update(states)
         device = patterns.device
@@ -288,7 +288,7 @@ class ComponentTracker:
 
 
 def summarize(tracked: Tracked) -> dict[str, float]:
-    """Reduce a firing to scalars, over the images that were also seen before; NaN where there is none.
+    """Reduce a snapshot to scalars, over the images that were also seen before; NaN where there is none.
 
     Returns:
         "births", "deaths", "flips" and "swaps" per image, mean "drift" of the images, mean "similarity" and
@@ -309,14 +309,14 @@ def summarize(tracked: Tracked) -> dict[str, float]:
 def _on_cpu(
     patterns: Tensor, singular_values: Tensor, loadings: Tensor | None, channels: Tensor | None
 ) -> dict[str, Tensor]:
-    """Bring a firing to where it is kept until the next one, without the parts that are not given."""
-    firing = {"patterns": patterns, "singular_values": singular_values}
+    """Bring a snapshot to where it is kept until the next one, without the parts that are not given."""
+    snapshot = {"patterns": patterns, "singular_values": singular_values}
     if loadings is not None:
-        firing["loadings"] = loadings
-    firing = {name: part.detach().cpu().float() for name, part in firing.items()}
+        snapshot["loadings"] = loadings
+    snapshot = {name: part.detach().cpu().float() for name, part in snapshot.items()}
     if loadings is not None and channels is not None:
-        firing["channels"] = channels.detach().cpu()
-    return firing
+        snapshot["channels"] = channels.detach().cpu()
+    return snapshot
 
 
 def _observation(image: dict[str, Tensor], present: Tensor) -> _Observation:

@@ -1,7 +1,7 @@
-"""Curves of tracked components over T firings on the same B images.
+"""Curves of tracked components over T snapshots on the same B images.
 
 Identities are ``(T, B, K)`` int64, unique within an image and -1 where there is no component; a value, say the score
-gain, comes as ``(T, B, K)`` next to them. An image without any identity in a firing was not seen there.
+gain, comes as ``(T, B, K)`` next to them. An image without any identity in a snapshot was not seen there.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Curves = dict[tuple[int, int], list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class CurveChange:
-    """Mean absolute change of a value from one firing to the next; NaN without a pair.
+    """Mean absolute change of a value from one snapshot to the next; NaN without a pair.
 
     Curves by identity break off where a component is lost, those by rank never do, so `by_identity` and `by_rank`
     are taken over the very same components: those that continue, and whose rank was taken before.
@@ -41,10 +41,10 @@ def identity_series(identities: Tensor, values: Tensor, steps: Sequence[int]) ->
     Args:
         identities: ``(T, B, K)``.
         values: ``(T, B, K)``; NaN leaves the point out.
-        steps: The epochs or steps of the T firings.
+        steps: The epochs or steps of the T snapshots.
 
     Returns:
-        ``(index of the image, identity) -> [(step, value), ...]`` in the order of the firings.
+        ``(index of the image, identity) -> [(step, value), ...]`` in the order of the snapshots.
 
     Raises:
         ValueError: If the shapes or the number of steps do not fit together.
@@ -62,13 +62,15 @@ def identity_series(identities: Tensor, values: Tensor, steps: Sequence[int]) ->
     curves: Curves = {}
     drawn = (identities >= 0) & ~values.isnan()
     where = drawn.nonzero()[:, :2].tolist()
-    for (firing, image), identity, value in zip(where, identities[drawn].tolist(), values[drawn].tolist(), strict=True):
-        curves.setdefault((image, identity), []).append((steps[firing], value))
+    for (snapshot, image), identity, value in zip(
+        where, identities[drawn].tolist(), values[drawn].tolist(), strict=True
+    ):
+        curves.setdefault((image, identity), []).append((steps[snapshot], value))
     return curves
 
 
 def mean_absolute_change(identities: Tensor, values: Tensor) -> CurveChange:
-    """Measure how much a value moves between consecutive firings, by identity and by rank.
+    """Measure how much a value moves between consecutive snapshots, by identity and by rank.
 
     Args:
         identities: ``(T, B, K)``.
@@ -100,8 +102,8 @@ def settled_since(
 
     Args:
         identities: ``(T, B, K)``.
-        drift: ``(T, B)`` drift of each image since the firing before in which it was seen, NaN in its first one.
-        steps: The epochs or steps of the T firings.
+        drift: ``(T, B)`` drift of each image since the snapshot before in which it was seen, NaN in its first one.
+        steps: The epochs or steps of the T snapshots.
         max_drift: Largest drift from observation to observation that counts as settled.
 
     Returns:
@@ -122,16 +124,16 @@ def settled_since(
     seen = (identities >= 0).any(2)
     settled: list[int | None] = []
     for image in range(identities.shape[1]):
-        firings = seen[:, image].nonzero().flatten().tolist()
-        restless = [at for at, firing in enumerate(firings) if not drift[firing, image] <= max_drift]
+        snapshots = seen[:, image].nonzero().flatten().tolist()
+        restless = [at for at, snapshot in enumerate(snapshots) if not drift[snapshot, image] <= max_drift]
         start = restless[-1] if restless else 0
-        settled.append(steps[firings[start]] if start < len(firings) - 1 else None)
+        settled.append(steps[snapshots[start]] if start < len(snapshots) - 1 else None)
     return settled
 
 
 def _check_shapes(identities: Tensor, values: Tensor, dimensions: int) -> None:
     if identities.shape != values.shape or identities.ndim != dimensions:
         raise ValueError(
-            "Expected the identities and what is drawn of them to agree in their firings, images and components, "
+            "Expected the identities and what is drawn of them to agree in their snapshots, images and components, "
             f"but got {tuple(identities.shape)} and {tuple(values.shape)}."
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_decom.functional.base import check_option
 
 SignRule = Literal["evidence", "largest_entry"]
-Weighting = Literal["min_max", "maximum", "softmax_gain", "relu_gain"]
+ComponentWeighting = Literal["min_max", "maximum", "softmax_gain", "relu_gain"]
 
 _TIE = 1e-5  # a symmetric image has patterns whose extremes differ in sign and rounding alone
 
@@ -35,7 +35,7 @@ class Factors(NamedTuple):
     energy: Tensor
 
 
-class Integration(NamedTuple):
+class IntegrationWeights(NamedTuple):
     """Weights of the components in the integrated map.
 
     Attributes:
@@ -176,10 +176,10 @@ def integrate(
     reference_scores: Tensor,
     valid: Tensor,
     *,
-    weighting: Weighting = "min_max",
+    weighting: ComponentWeighting = "min_max",
     subtract_reference: bool = True,
     score_threshold: float | None = None,
-) -> Integration:
+) -> IntegrationWeights:
     """Turn the target score of an image seen through each component into weights.
 
     With ``g`` the score, less the score of the blurred image if ``subtract_reference``, and ``g = 0`` where it is below
@@ -215,7 +215,7 @@ def integrate(
         >>> integrate(scores, blurred, torch.ones(1, 3, dtype=torch.bool), weighting="relu_gain").contributions
         tensor([[0.6667, 0.0000, 0.3333]])
     """
-    check_option("weighting", weighting, Weighting)
+    check_option("weighting", weighting, ComponentWeighting)
     gains = scores - reference_scores[:, None] if subtract_reference else scores
     if score_threshold is not None:
         gains = torch.where(gains < score_threshold, torch.zeros_like(gains), gains)
@@ -226,10 +226,10 @@ def integrate(
     count = valid.sum(dim=1, keepdim=True)
     fallback = (count > 0) & (scale <= rounding)
     weights = torch.where(fallback, valid / count.clamp(min=1), weights)
-    return Integration(weights.masked_fill(~valid, 0), fallback.squeeze(1))
+    return IntegrationWeights(weights.masked_fill(~valid, 0), fallback.squeeze(1))
 
 
-def _weighed(gains: Tensor, valid: Tensor, weighting: Weighting) -> tuple[Tensor, Tensor]:
+def _weighed(gains: Tensor, valid: Tensor, weighting: ComponentWeighting) -> tuple[Tensor, Tensor]:
     """Weights ``(B, K)``, and by how much ``(B, 1)`` the gains let the rule tell the components apart."""
     largest = gains.masked_fill(~valid, -torch.inf).amax(dim=1, keepdim=True)
     if weighting == "softmax_gain":

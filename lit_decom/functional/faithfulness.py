@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from lit_decom.functional.base import check_option, has_order, widened
 
-Target = Literal["predicted", "label"]
+FollowedClass = Literal["predicted", "label"]
 Quantity = Literal["probability", "logit", "accuracy"]
 MaskSpace = Literal["input", "unit"]
 Substrate = Literal["zeros", "blur"]
 
 
-def target_classes(logits: Tensor, labels: Tensor | None = None, target: Target = "predicted") -> Tensor:
+def target_classes(logits: Tensor, labels: Tensor | None = None, target: FollowedClass = "predicted") -> Tensor:
     """Return the class whose score is followed.
 
     Args:
@@ -31,7 +31,7 @@ def target_classes(logits: Tensor, labels: Tensor | None = None, target: Target 
     """
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ValueError(f"Expected `logits` to be (B, N) with N >= 2, but got {tuple(logits.shape)}.")
-    check_option("target", target, Target)
+    check_option("target", target, FollowedClass)
     if target == "predicted":
         return logits.argmax(dim=1)
     if labels is None or labels.shape != logits.shape[:1] or labels.is_floating_point():
@@ -68,7 +68,7 @@ def class_scores(logits: Tensor, classes: Tensor, quantity: Quantity = "probabil
 
 
 def average_drop(
-    logits: Tensor, masked_logits: Tensor, labels: Tensor | None = None, *, target: Target = "predicted"
+    logits: Tensor, masked_logits: Tensor, labels: Tensor | None = None, *, target: FollowedClass = "predicted"
 ) -> Tensor:
     """Return which fraction of the class probability is lost when only the highlighted region is shown.
 
@@ -99,7 +99,7 @@ def average_drop(
 
 
 def average_increase(
-    logits: Tensor, masked_logits: Tensor, labels: Tensor | None = None, *, target: Target = "predicted"
+    logits: Tensor, masked_logits: Tensor, labels: Tensor | None = None, *, target: FollowedClass = "predicted"
 ) -> Tensor:
     """Tell in which images the class probability rises when only the highlighted region is shown.
 
@@ -128,7 +128,7 @@ def average_increase(
 
 
 def average_gain(
-    logits: Tensor, masked_logits: Tensor, labels: Tensor | None = None, *, target: Target = "predicted"
+    logits: Tensor, masked_logits: Tensor, labels: Tensor | None = None, *, target: FollowedClass = "predicted"
 ) -> Tensor:
     """Return which fraction of the possible gain of probability is reached when only the highlighted region is shown.
 
@@ -233,7 +233,9 @@ def adcc(coherency: Tensor, complexity: Tensor, drop: Tensor) -> Tensor:
     return 3 / (1 / parts.clamp(min=0)).sum(dim=0)
 
 
-def _margins(logits: Tensor, masked_logits: Tensor, labels: Tensor | None, target: Target) -> tuple[Tensor, Tensor]:
+def _margins(
+    logits: Tensor, masked_logits: Tensor, labels: Tensor | None, target: FollowedClass
+) -> tuple[Tensor, Tensor]:
     """Return the log-odds of the class before and after masking; ``p`` is their sigmoid."""
     if masked_logits.shape != logits.shape:
         raise ValueError(

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Weighting = Literal["equal", "energy"]
+ImageWeighting = Literal["equal", "energy"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Exemplars:
     boxes: Tensor
 
 
-def channel_gram(maps: Tensor, *, weighting: Weighting = "equal") -> Tensor:
+def channel_gram(maps: Tensor, *, weighting: ImageWeighting = "equal") -> Tensor:
     """Sum the channel-by-channel products over all images and positions, ``(C, C)`` float64.
 
     The results of batches add up to that of all images. Images with a value that is not finite contribute nothing.
@@ -129,7 +129,7 @@ def basis_from_gram(gram: Tensor, n_components: int) -> SharedBasis:
     return _basis(energies.flip(0), directions.flip(1), gram.trace(), n_components)
 
 
-def basis_from_maps(maps: Tensor, n_components: int, *, weighting: Weighting = "equal") -> SharedBasis:
+def basis_from_maps(maps: Tensor, n_components: int, *, weighting: ImageWeighting = "equal") -> SharedBasis:
     """Find the channel directions of largest energy of maps that are all at hand, by the smaller Gram matrix.
 
     The result is that of :func:`channel_gram` and :func:`basis_from_gram`, faster where the images have fewer positions

@@ -12,9 +12,9 @@ from lit_decom.evidence import Capture, ScoreDtype, observing
 from lit_decom.functional.base import check_option
 from lit_decom.functional.cam import ChannelWeight, channel_weights
 from lit_decom.functional.decomposition import (
+    ComponentWeighting,
     Factors,
     SignRule,
-    Weighting,
     components_for_energy,
     decompose,
     fix_signs,
@@ -32,7 +32,7 @@ _OPTIONS = {
     "sign": SignRule,
     "composite": Blend,
     "composite_space": BlendSpace,
-    "weighting": Weighting,
+    "weighting": ComponentWeighting,
 }
 
 
@@ -148,7 +148,7 @@ class DecomCAM(ComponentMethod):
     blur_truncate: float | None = None
     subtract_reference: bool | None = None
     score_threshold: float | None = None
-    weighting: Weighting | None = None
+    weighting: ComponentWeighting | None = None
     _warned: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lit_decom.functional.cam import ChannelWeight
-from lit_decom.functional.decomposition import SignRule, Weighting
+from lit_decom.functional.decomposition import ComponentWeighting, SignRule
 from lit_decom.functional.image import Blend
 
 Integration = Literal["paper", "v25", "notebook", "predecessor", "relu_gain"]
@@ -42,7 +42,7 @@ class Preset:
     blur_truncate: float
     subtract_reference: bool
     score_threshold: float
-    weighting: Weighting
+    weighting: ComponentWeighting
     top_p: int
 
 

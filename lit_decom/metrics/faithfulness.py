@@ -11,9 +11,9 @@ from torch import Tensor
 from lit_decom.evidence import Capture
 from lit_decom.functional.base import blank_broken, check_option, has_order, widened
 from lit_decom.functional.faithfulness import (
+    FollowedClass,
     MaskSpace,
     Substrate,
-    Target,
     adcc,
     average_drop,
     average_gain,
@@ -130,7 +130,7 @@ class AverageDrop(MaskedMetric):
 
     def __init__(
         self,
-        target: Target = "predicted",
+        target: FollowedClass = "predicted",
         mask_space: MaskSpace = "input",
         substrate: Substrate = "zeros",
         *,
@@ -138,7 +138,7 @@ class AverageDrop(MaskedMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(mask_space, substrate, scale_to_image=scale_to_image, **kwargs)
-        check_option("target", target, Target)
+        check_option("target", target, FollowedClass)
         self.target = target
         self.add_rows()
 
@@ -338,7 +338,7 @@ class ADCC(_CoherencyMetric):
 
     def __init__(
         self,
-        target: Target = "predicted",
+        target: FollowedClass = "predicted",
         second_class: SecondClass = "explained",
         mask_space: MaskSpace = "input",
         substrate: Substrate = "zeros",
@@ -347,7 +347,7 @@ class ADCC(_CoherencyMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(mask_space, substrate, scale_to_image=scale_to_image, **kwargs)
-        check_option("target", target, Target)
+        check_option("target", target, FollowedClass)
         self.target = target
         check_option("second_class", second_class, SecondClass)
         self.second_class = second_class

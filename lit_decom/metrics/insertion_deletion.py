@@ -9,10 +9,10 @@ from torch import Tensor
 from lit_decom.evidence import Capture
 from lit_decom.functional.base import blank_broken, check_option
 from lit_decom.functional.faithfulness import (
+    FollowedClass,
     MaskSpace,
     Quantity,
     Substrate,
-    Target,
     class_scores,
     substrate_images,
     target_classes,
@@ -30,7 +30,7 @@ class _CurveMetric(PerImageMetric, ABC):
         self,
         n_steps: int,
         quantity: Quantity,
-        target: Target,
+        target: FollowedClass,
         mask_space: MaskSpace,
         *,
         scale_to_image: bool,
@@ -40,7 +40,7 @@ class _CurveMetric(PerImageMetric, ABC):
         if n_steps < 1:
             raise ValueError(f"Expected `n_steps` to be at least 1, but got {n_steps}.")
         check_option("quantity", quantity, Quantity)
-        check_option("target", target, Target)
+        check_option("target", target, FollowedClass)
         check_option("mask_space", mask_space, MaskSpace)
         self.n_steps = n_steps
         self.quantity = quantity
@@ -113,7 +113,7 @@ class InsertionAUC(_CurveMetric):
         self,
         n_steps: int = 224,
         quantity: Quantity = "probability",
-        target: Target = "predicted",
+        target: FollowedClass = "predicted",
         substrate: Substrate = "blur",
         mask_space: MaskSpace = "input",
         *,
@@ -168,7 +168,7 @@ class DeletionAUC(_CurveMetric):
         self,
         n_steps: int = 224,
         quantity: Quantity = "probability",
-        target: Target = "predicted",
+        target: FollowedClass = "predicted",
         substrate: Substrate = "zeros",
         mask_space: MaskSpace = "input",
         *,
@@ -226,7 +226,7 @@ class InsertionDeletion(_CurveMetric):
         self,
         n_steps: int = 224,
         quantity: Quantity = "probability",
-        target: Target = "predicted",
+        target: FollowedClass = "predicted",
         insertion_substrate: Substrate = "blur",
         deletion_substrate: Substrate = "zeros",
         *,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_decom.evidence import Capture
 from lit_decom.functional.base import blank_broken, check_option
-from lit_decom.functional.faithfulness import Quantity, Target, class_scores, target_classes
+from lit_decom.functional.faithfulness import FollowedClass, Quantity, class_scores, target_classes
 from lit_decom.functional.road import check_percentages, imputation_noise, road_logits
 from lit_decom.metrics.base import PerImageMetric
 
@@ -59,7 +59,7 @@ class ROAD(PerImageMetric):
         percentages: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
         order: Order = "combined",
         quantity: Quantity = "probability",
-        target: Target = "predicted",
+        target: FollowedClass = "predicted",
         noise: float = 0.01,
         *,
         noise_space: NoiseSpace = "unit",
@@ -70,7 +70,7 @@ class ROAD(PerImageMetric):
         check_percentages(percentages)
         check_option("order", order, Order)
         check_option("quantity", quantity, Quantity)
-        check_option("target", target, Target)
+        check_option("target", target, FollowedClass)
         check_option("noise_space", noise_space, NoiseSpace)
         if noise < 0:
             raise ValueError(f"Expected `noise` to be 0 or more, but got {noise}.")

@@ -18,7 +18,7 @@ def orthonormal(k, dim, generator):
 
 
 class World:
-    """Images with a pool of orthonormal components; each firing shows some of them, in any order and with any sign."""
+    """Images with a pool of orthonormal components; a snapshot shows some of them, in any order and with any sign."""
 
     def __init__(self, seed, n_images=3, k=5, wobble=0.03):
         self.generator = torch.Generator().manual_seed(seed)
@@ -27,8 +27,8 @@ class World:
         self.ids = tuple(f"image-{i}" for i in range(n_images))
         self.k, self.wobble = k, wobble
 
-    def fire(self, shown=None):
-        """Draw a firing: (arguments of update, shown (B, K) index in the pool or -1, signs (B, K))."""
+    def snapshot(self, shown=None):
+        """Draw a snapshot: (arguments of update, shown (B, K) index in the pool or -1, signs (B, K))."""
         n, k, generator = len(self.ids), self.k, self.generator
         if shown is None:
             shown = torch.stack([torch.randperm(POOL, generator=generator)[:k] for _ in range(n)])
@@ -103,7 +103,7 @@ def test_planted_histories_are_recovered_exactly(seed, patience):
     world, ledger, tracker = World(seed), Ledger(patience), ComponentTracker(patience=patience)
     n_deaths = n_flips = n_swaps = n_births = 0
     for step in range(12):
-        arguments, shown, signs = world.fire()
+        arguments, shown, signs = world.snapshot()
         tracked = tracker.update(**arguments, step=step)
         for image, name in enumerate(world.ids):
             identities, births, deaths, flips, swaps = ledger.read(name, shown[image], signs[image])
@@ -155,21 +155,21 @@ def test_identities_are_never_given_twice(seed, patience):
 
 
 @pytest.mark.parametrize("patience", [0, 1])
-def test_two_and_two_firings_are_four(patience):
+def test_two_and_two_snapshots_are_four(patience):
     world = World(20)
-    firings = [world.fire()[0] for _ in range(4)]
-    firings[1]["patterns"][2] = torch.nan
+    snapshots = [world.snapshot()[0] for _ in range(4)]
+    snapshots[1]["patterns"][2] = torch.nan
     straight = ComponentTracker(patience=patience)
-    expected = [straight.update(**firing, step=step) for step, firing in enumerate(firings)]
+    expected = [straight.update(**snapshot, step=step) for step, snapshot in enumerate(snapshots)]
     first = ComponentTracker(patience=patience)
     resumed = ComponentTracker(patience=patience)
-    got = [first.update(**firings[step], step=step) for step in (0, 1)]
+    got = [first.update(**snapshots[step], step=step) for step in (0, 1)]
     buffer = io.BytesIO()
     torch.save(first.state_dict(), buffer)
-    first.update(**firings[2], step=2)
+    first.update(**snapshots[2], step=2)
     buffer.seek(0)
     resumed.load_state_dict(torch.load(buffer, weights_only=True))
-    got += [resumed.update(**firings[step], step=step) for step in (2, 3)]
+    got += [resumed.update(**snapshots[step], step=step) for step in (2, 3)]
     assert int(expected[3].births.sum()) > 0
     assert int((~expected[3].births & (expected[3].identities >= 0)).sum()) > 0
     for one, other in zip(expected, got, strict=True):
@@ -180,18 +180,18 @@ def test_two_and_two_firings_are_four(patience):
 def test_an_image_that_is_not_seen_keeps_its_identities(how):
     world, tracker = World(30, wobble=0.0), ComponentTracker()
     shown = torch.tensor([[0, 1, 2, 3, 4]] * 3)
-    before = tracker.update(**world.fire(shown)[0], step=0)
-    firing, _, _ = world.fire(shown)
+    before = tracker.update(**world.snapshot(shown)[0], step=0)
+    snapshot, _, _ = world.snapshot(shown)
     others = [0, 2]
     if how == "NaN":
         for name in ("patterns", "loadings", "singular_values"):
-            firing[name][1] = torch.nan
+            snapshot[name][1] = torch.nan
     elif how == "no valid component":
-        firing["valid"][1] = False
+        snapshot["valid"][1] = False
     else:
-        firing = {name: [part[i] for i in others] for name, part in firing.items()}
-        firing = {name: part if name == "ids" else torch.stack(part) for name, part in firing.items()}
-    gap = tracker.update(**firing, step=1)
+        snapshot = {name: [part[i] for i in others] for name, part in snapshot.items()}
+        snapshot = {name: part if name == "ids" else torch.stack(part) for name, part in snapshot.items()}
+    gap = tracker.update(**snapshot, step=1)
     if how != "left out":
         row = pick(gap, "image-1")
         assert not row["seen"]
@@ -201,7 +201,7 @@ def test_an_image_that_is_not_seen_keeps_its_identities(how):
         assert row["deaths"] == []
         assert row["drift"].isnan()
     assert (gap.identities[[i for i, name in enumerate(gap.ids) if name != "image-1"]] >= 0).all()
-    after = tracker.update(**world.fire(shown.flip(1))[0], step=2)
+    after = tracker.update(**world.snapshot(shown.flip(1))[0], step=2)
     assert torch.equal(after.identities, before.identities.flip(1))
     assert after.seen.all()
     assert not after.first.any()
@@ -210,21 +210,21 @@ def test_an_image_that_is_not_seen_keeps_its_identities(how):
 
 def test_an_image_not_seen_at_first_starts_when_it_is():
     world, tracker = World(31), ComponentTracker()
-    firing, _, _ = world.fire()
-    firing["valid"][0] = False
-    assert tracker.update(**firing, step=0).first.tolist() == [False, True, True]
-    assert tracker.update(**world.fire()[0], step=1).first.tolist() == [True, False, False]
+    snapshot, _, _ = world.snapshot()
+    snapshot["valid"][0] = False
+    assert tracker.update(**snapshot, step=0).first.tolist() == [False, True, True]
+    assert tracker.update(**world.snapshot()[0], step=1).first.tolist() == [True, False, False]
 
 
 def test_one_bad_image_never_changes_another():
     one, other = World(32), World(32)
     clean, dirty = ComponentTracker(), ComponentTracker()
     for step in range(4):
-        expected = clean.update(**one.fire()[0], step=step)
-        firing, _, _ = other.fire()
-        firing["loadings"][0, step % 2] = torch.nan
-        firing["patterns"][0, :, step % 3] = torch.inf
-        got = dirty.update(**firing, step=step)
+        expected = clean.update(**one.snapshot()[0], step=step)
+        snapshot, _, _ = other.snapshot()
+        snapshot["loadings"][0, step % 2] = torch.nan
+        snapshot["patterns"][0, :, step % 3] = torch.inf
+        got = dirty.update(**snapshot, step=step)
         for name in ("image-1", "image-2"):
             for field, value in pick(expected, name).items():
                 same = pick(got, name)[field]
@@ -235,10 +235,10 @@ def test_identities_do_not_depend_on_batches_or_order():
     whole, parts = ComponentTracker(patience=1), ComponentTracker(patience=1)
     world = World(33)
     for step in range(5):
-        firing, _, _ = world.fire()
-        expected = whole.update(**firing, step=step)
+        snapshot, _, _ = world.snapshot()
+        expected = whole.update(**snapshot, step=step)
         for i in (2, 0, 1):
-            part = {name: value[i : i + 1] for name, value in firing.items()}
+            part = {name: value[i : i + 1] for name, value in snapshot.items()}
             got = pick(parts.update(**part, step=step), world.ids[i])
             for field, value in pick(expected, world.ids[i]).items():
                 same = got[field]
@@ -246,7 +246,7 @@ def test_identities_do_not_depend_on_batches_or_order():
 
 
 def single(rows, values=None):
-    """A firing of one image whose patterns are given row by row."""
+    """A snapshot of one image whose patterns are given row by row."""
     patterns = torch.tensor(rows, dtype=torch.float64).unsqueeze(0)
     values = torch.ones(patterns.shape[:2]) if values is None else torch.tensor([values])
     return {"patterns": patterns, "singular_values": values, "ids": ("x",)}
@@ -370,21 +370,21 @@ def test_only_the_last_decomposition_is_kept():
         return sum(v.numel() for s in observations for v in s.values() if isinstance(v, torch.Tensor))
 
     shown = torch.arange(5).expand(3, 5)
-    tracker.update(**world.fire(shown)[0], step=0)
+    tracker.update(**world.snapshot(shown)[0], step=0)
     once = n_numbers()
     for step in range(1, 6):
-        tracker.update(**world.fire((shown + step) % POOL)[0], step=step)
+        tracker.update(**world.snapshot((shown + step) % POOL)[0], step=step)
     assert n_numbers() == once
 
 
 def test_state_is_a_copy_of_what_it_was_given():
     world, tracker, twin = World(41), ComponentTracker(), ComponentTracker()
-    firing, shown, _ = world.fire()
-    tracker.update(**firing, step=0)
-    twin.update(**{name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in firing.items()}, step=0)
+    snapshot, shown, _ = world.snapshot()
+    tracker.update(**snapshot, step=0)
+    twin.update(**{name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in snapshot.items()}, step=0)
     for name in ("patterns", "loadings", "channels", "singular_values"):
-        firing[name].zero_()
-    following, _, _ = world.fire(shown)
+        snapshot[name].zero_()
+    following, _, _ = world.snapshot(shown)
     assert_same(tracker.update(**following, step=1), twin.update(**following, step=1))
 
 
@@ -425,12 +425,12 @@ def test_half_precision_is_tracked():
 )
 def test_a_refused_update_changes_nothing(change, message):
     world, tracker, twin = World(42), ComponentTracker(), ComponentTracker()
-    firings = [world.fire()[0] for _ in range(2)]
+    snapshots = [world.snapshot()[0] for _ in range(2)]
     for each in (tracker, twin):
-        each.update(**firings[0], step=5)
+        each.update(**snapshots[0], step=5)
     with pytest.raises(ValueError, match=message):
-        tracker.update(**{**firings[1], "step": 6, **change})
-    assert_same(tracker.update(**firings[1], step=7), twin.update(**firings[1], step=7))
+        tracker.update(**{**snapshots[1], "step": 6, **change})
+    assert_same(tracker.update(**snapshots[1], step=7), twin.update(**snapshots[1], step=7))
 
 
 def test_an_error_in_the_last_image_undoes_the_first():
@@ -457,7 +457,7 @@ def test_wrong_settings_are_named(arguments, message):
         ComponentTracker(**arguments)
 
 
-def test_channels_alone_need_loadings_from_the_first_firing_on():
+def test_channels_alone_need_loadings_from_the_first_snapshot_on():
     with pytest.raises(ValueError, match="without loadings"):
         ComponentTracker(spatial_weight=0.0).update(**single([E1]), step=0)
 
@@ -477,13 +477,13 @@ def test_summary_on_paper():
     tracker = ComponentTracker()
     ids = ("a", "b", "c")
 
-    def fire(rows, step, valid):
+    def snapshot(rows, step, valid):
         return tracker.update(torch.tensor(rows), torch.ones(3, 2), ids=ids, step=step, valid=torch.tensor(valid))
 
-    first = fire([[E1, E2]] * 3, 0, [[True, True], [True, True], [False, False]])
+    first = snapshot([[E1, E2]] * 3, 0, [[True, True], [True, True], [False, False]])
     assert all(math.isnan(value) for value in summarize(first).values())
     flipped = [-1.0, 0.0, 0.0]
-    second = fire([[E2, flipped], [E3, E1], [E1, E2]], 1, [[True, True]] * 3)
+    second = snapshot([[E2, flipped], [E3, E1], [E1, E2]], 1, [[True, True]] * 3)
     # a: two swaps, one of them flipped. b: one birth, one death, one swap. c: seen for the first time.
     assert summarize(second) == pytest.approx(
         {

@@ -9,7 +9,7 @@ NAN = float("nan")
 
 
 def story():
-    """One image with a swap, a death with a birth, and a NaN; a second image that misses the middle firing."""
+    """One image with a swap, a death with a birth, and a NaN; a second image that misses the middle snapshot."""
     identities = torch.tensor([[[0, 1], [0, 1]], [[1, 0], [-1, -1]], [[1, 2], [1, 0]]])
     values = torch.tensor([[[10.0, 1.0], [5.0, 4.0]], [[2.0, 9.0], [NAN, NAN]], [[NAN, 8.0], [6.0, 1.0]]])
     return identities, values
@@ -27,7 +27,7 @@ def test_series_follow_identities_through_swaps_and_gaps():
 
 def test_change_by_identity_and_by_rank_on_paper():
     change = mean_absolute_change(*story())
-    # First to second firing: ranks 10 -> 2 and 1 -> 9, identities 10 -> 9 and 1 -> 2. Second to third: identity 2 is
+    # First to second snapshot: ranks 10 -> 2 and 1 -> 9, identities 10 -> 9 and 1 -> 2. Second to third: identity 2 is
     # born at the rank where 9 was, identity 1 becomes NaN. The second image is never seen twice in a row.
     assert change.by_identity == 1.0
     assert change.by_rank == 8.0
@@ -71,7 +71,7 @@ def test_change_agrees_with_a_slow_walk_over_dictionaries():
     assert math.isclose(change.by_rank_all, sum(everything) / len(everything), rel_tol=1e-5)
 
 
-def test_one_firing_has_no_change():
+def test_one_snapshot_has_no_change():
     change = mean_absolute_change(torch.zeros(1, 2, 3, dtype=torch.long), torch.zeros(1, 2, 3))
     assert math.isnan(change.by_identity)
     assert math.isnan(change.by_rank_all)

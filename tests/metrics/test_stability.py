@@ -52,7 +52,7 @@ def test_settling_keeps_the_contract(inputs):
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "pearson", "spearman"])
-def test_maps_are_compared_with_the_firing_before(inputs, similarity):
+def test_maps_are_compared_with_the_snapshot_before(inputs, similarity):
     metric = MapStability(similarity=similarity)
     metric.update(**chosen(inputs, "maps"))
     torch.testing.assert_close(metric.values, map_similarity(inputs["maps"], drawn_maps(2), similarity))
@@ -107,7 +107,7 @@ def test_broken_maps_are_undefined_and_spoil_no_other(inputs):
     values = inputs["history"].compare(inputs["maps"], IDS)
     assert values.isnan().tolist() == [False, True, False, True, False]
     assert torch.equal(values[[0, 2, 4]], clean[[0, 2, 4]])
-    # The next firing has nothing to compare these two with.
+    # The next snapshot has nothing to compare these two with.
     inputs["history"].observe(3, inputs["maps"], IDS, inputs["logits"])
     assert inputs["history"].compare(drawn_maps(0), IDS).isnan().tolist() == [False, True, False, True, False]
 
@@ -142,8 +142,8 @@ BROKEN = torch.full((1, 1, 2), torch.nan)
 )
 def test_settling_is_the_start_of_the_unbroken_series_of_similar_maps(shown, now, expected):
     history, metric = MapHistory(), SettledAt(threshold=0.9)
-    for firing, one in enumerate(shown):
-        history.observe(10 * firing, one, ["a"], CORRECT)
+    for snapshot, one in enumerate(shown):
+        history.observe(10 * snapshot, one, ["a"], CORRECT)
     metric.update(now, ["a"], history)
     (value,) = metric.values.tolist()
     assert metric.n_undefined == (expected is None)
