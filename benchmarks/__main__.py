@@ -24,7 +24,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the command; ``--quick`` changes the defaults of those not given."""
     parser = argparse.ArgumentParser("python -m benchmarks", description="Ratios measured in one interleaved run.")
     parser.add_argument("--model", default="resnet18", help="a torchvision classifier, or small_resnet")
-    parser.add_argument("--layer", help="target layer (default: the one that find_target_layer finds)")
+    parser.add_argument(
+        "--layer",
+        help="target layer (default: the one that find_target_layer finds; goals of resnet18 are set for layer4 at "
+        "224 pixels, which it finds, and for layer3 at 64)",
+    )
     parser.add_argument("--size", type=int, default=224, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=16, help="images explained at once")
     parser.add_argument("-k", "--components", type=int, default=10)
@@ -34,15 +38,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, help="altered images per forward (default: the package's)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--train-images", type=int, default=4096, help="images that the network learns from beforehand")
-    parser.add_argument("--firings", type=int, default=100, help="of which the memory growth is measured")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's; 1 with --clock cpu)")
+    parser.add_argument("--snapshots", type=int, default=100, help="over which the memory growth is measured")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch; the goals are set for one")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a machine that others use")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-peers", action="store_true", help="leave out other packages")
     parser.add_argument("--quick", action="store_true", help="less than a minute: small images, a rough answer")
     parser.add_argument("--json", type=Path, help="file for every measured number")
-    if parser.parse_known_args(arguments)[0].quick:
-        parser.set_defaults(**_QUICK)
+    known = parser.parse_known_args(arguments)[0]
+    if known.quick:
+        # The layer that goals are set for, at the size that ``--quick`` takes.
+        parser.set_defaults(**_QUICK, layer="layer3" if known.model == "resnet18" else None)
     return parser.parse_args(arguments)
 
 
@@ -50,12 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the tables."""
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 150)
-    # Threads that wait for each other burn processor time, too.
-    threads = options.threads or (1 if options.clock == "cpu" else torch.get_num_threads())
-    torch.set_num_threads(threads)
+    torch.set_num_threads(options.threads)
     with console.status("memory") as status:
         small = make_subject("small_resnet", 32, 2, train_images=0, device=options.device)
-        growth = growth_per_run(Task(small, 4).explain, options.firings, warm_up=20)
+        growth = growth_per_run(Task(small, 4).explain, options.snapshots, warm_up=20)
         status.update("training the network")
         make = partial(make_subject, train_images=options.train_images, layer=options.layer, device=options.device)
         subject = make(options.model, options.size, options.batch)
@@ -63,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         contestants = make_contestants(task) | ({} if options.no_peers else make_peers(subject))
         timings = interleave(contestants, options.rounds, options.clock, status.update)
         status.update("ranks")
-        rows = [*speed_rows(task, timings), *result_rows(task), memory_row(growth, options.firings)]
+        rows = [*speed_rows(task, timings), *result_rows(task), memory_row(growth, options.snapshots)]
     title = (
         f"{options.model}, {subject.layer}, {options.size} x {options.size}, batch {options.batch}, "
-        f"K = {options.components}, {options.integration}, {options.rounds} rounds, {threads} threads, "
+        f"K = {options.components}, {options.integration}, {options.rounds} rounds, {options.threads} threads, "
         f"{options.clock} clock"
     )
     show(console, title, timings, rows)
