@@ -1,8 +1,10 @@
 """What is kept of every snapshot, and the run directory it is kept in."""
 
+import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -19,6 +21,7 @@ from lit_decom.probe import Probe
 from lit_decom.scores import Score
 
 _LAYOUT = 2  # 1: scores were kept as numbers by key alone, without interval and direction
+_COMPRESSION = 1  # of 9: the others take several times as long for a few per cent
 _RUN_FILE, _PROBE_FILE = "run.json", "probe.npz"
 _RECORD_NAME = re.compile(r"step-(\d{9})_epoch-(\d{5})\.npz")
 
@@ -137,7 +140,7 @@ class Snapshot:
         arrays = {name: value.numpy() for name, value in vars(self).items() if isinstance(value, Tensor)}
         texts = {name: value for name, value in vars(self).items() if not isinstance(value, Tensor | None)}
         texts |= {"metric_scores": [score.as_dict() for score in self.metric_scores], "layout": _LAYOUT}
-        return _write_npz(directory / self.filename, arrays | {"json": np.array(json.dumps(texts))})
+        return _write_npz(directory / self.filename, arrays | {"json": _text(texts)})
 
     @classmethod
     def load(cls, path: Path) -> "Snapshot":
@@ -152,7 +155,7 @@ class Snapshot:
                 arrays: dict[str, Any] = {
                     name: torch.from_numpy(stored[name]) for name in stored.files if name != "json"
                 }
-                texts = json.loads(str(stored["json"]))
+                texts = json.loads(stored["json"].item())
             _refuse_other_layout(path, texts.pop("layout", 1))
             texts["ids"] = tuple(texts["ids"])
             texts["metric_scores"] = tuple(Score.from_dict(score) for score in texts["metric_scores"])
@@ -242,7 +245,7 @@ class RunDirectory:
         except Exception as error:
             raise RunDirectoryError(f"Expected {self.path} to hold a probe, but: {error}.") from error
         images = torch.from_numpy(known.pop("images")).float() / 255
-        texts = json.loads(str(known.pop("json")))
+        texts = json.loads(known.pop("json").item())
         boxes = texts.pop("boxes")
         tensors = {name: torch.from_numpy(value) for name, value in known.items()}
         labels = tensors.pop("labels")
@@ -284,7 +287,7 @@ def _arrays_of(probe: Probe) -> dict[str, Any]:
     arrays = {name: getattr(probe, name) for name in ("labels", "masks", "parts")}
     return {
         "images": (displayed(probe) * 255).round().to(torch.uint8).numpy(),
-        "json": np.array(json.dumps(texts)),
+        "json": _text(texts),
         **{name: value.numpy() for name, value in arrays.items() if value is not None},
     }
 
@@ -294,9 +297,19 @@ def _step_of(file: Path) -> int:
 
 
 def _write_npz(path: Path, arrays: Mapping[str, Any]) -> Path:
-    with _replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    """Write what :func:`numpy.load` reads. Floats are stored as they are: compressing them takes long for little."""
+    with _replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            kind = zipfile.ZIP_STORED if array.dtype.kind == "f" else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getbuffer(), kind, _COMPRESSION)
     return path
+
+
+def _text(texts: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """JSON as an array of bytes: one per letter, where NumPy's own texts take four."""
+    return np.array(json.dumps(texts).encode())
 
 
 def _write_text(path: Path, text: str) -> Path:

@@ -1,7 +1,7 @@
 """One number of a table, with what says how to read it; and the rows of the images that such numbers come from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         """Give the attributes as JSON can hold them."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, known: Mapping[str, Any]) -> "Score":

@@ -7,13 +7,31 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
+from torch.nn import functional as F
 
-from lit_decom.render import contribution_curves, ossm_grid, overlay, to_picture
+from lit_decom import render
+from lit_decom.render import contribution_curves, heat_colours, ossm_grids, overlay, to_picture
+
+
+STEP = 1 / 255  # pictures have eight bits
+HALF = {"rtol": 0, "atol": 1.01 * STEP}  # the grey of an image is rounded, and so is what is drawn over it
 
 
 def grey_of(images):
     return images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+def blended(image, heat):
+    """Slowly, pixel by pixel: heat ``(H, W)`` in [0, 1] over one image ``(3, H, W)``, in floating point."""
+    drawn = torch.empty_like(image)
+    for row in range(image.shape[1]):
+        for column in range(image.shape[2]):
+            level = int(heat[row, column] * 255)
+            share = 0.15 + 0.7 * level / 255 if level / 255 > 0.02 else 0.0
+            grey = image[:, row, column].mean()
+            drawn[:, row, column] = (1 - share) * 0.55 * grey + share * heat_colours()[level]
+    return drawn
 
 
 @pytest.fixture
@@ -26,7 +44,15 @@ def images():
 
 def test_a_blank_map_is_the_darkened_grey_image(images):
     drawn = overlay(images, torch.zeros(3, 4, 4))
-    torch.testing.assert_close(drawn, grey_of(images) * 0.55)
+    torch.testing.assert_close(drawn, grey_of(images) * 0.55, **HALF)
+
+
+def test_every_pixel_is_the_blend_of_its_grey_and_the_colour_of_its_heat(images):
+    maps = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(5))
+    drawn = overlay(images, maps)
+    for image, each, shown in zip(images, maps, drawn, strict=True):
+        resized = F.interpolate((each / each.max())[None, None], (24, 24), mode="bicubic")[0, 0].clamp(0, 1)
+        torch.testing.assert_close(shown, blended(image, resized), **HALF)
 
 
 def test_a_map_that_is_not_finite_is_tinted_red_and_spoils_no_neighbour(images):
@@ -47,7 +73,7 @@ def test_heat_lies_where_the_map_is(images):
     maps[:, 0, 0] = 5
     drawn = overlay(images, maps)
     cold = (grey_of(images) * 0.55)[:, :, 12:, 12:]
-    torch.testing.assert_close(drawn[:, :, 12:, 12:], cold)
+    torch.testing.assert_close(drawn[:, :, 12:, 12:], cold, **HALF)
     # The hottest colour of the map, as far as it covers the image.
     top = torch.tensor(mpl.colormaps["inferno"](1.0)[:3], dtype=torch.float32)
     hottest = drawn[:, :, 1, 1]
@@ -60,7 +86,7 @@ def test_every_map_is_drawn_to_its_own_maximum_unless_limits_are_given(images):
     scale = torch.tensor([1.0, 1000.0, 1e-6])[:, None, None]
     torch.testing.assert_close(overlay(images, maps * scale), overlay(images, maps), rtol=1e-4, atol=1e-2)
     faint = overlay(images, maps, limits=torch.full((3,), 100.0))
-    torch.testing.assert_close(faint, grey_of(images) * 0.55)
+    torch.testing.assert_close(faint, grey_of(images) * 0.55, **HALF)
 
 
 def test_overlays_stay_in_range_where_the_resized_map_overshoots():
@@ -76,7 +102,7 @@ def test_overlays_stay_in_range_where_the_resized_map_overshoots():
 TILE, MARGIN, TEXT = 96, 3, 15
 
 
-def grid(n=2, k=3, side=24, captions=None, **arguments):
+def grid(n=2, k=3, side=24, captions=None, title="a title", limits=None, **arguments):
     generator = torch.Generator().manual_seed(3)
     images = torch.rand(n, 3, side, side, generator=generator)
     ossms = torch.rand(n, k, 4, 4, generator=generator)
@@ -85,9 +111,18 @@ def grid(n=2, k=3, side=24, captions=None, **arguments):
         "ossm_captions": [[f"+0.{rank}" for rank in range(1, k + 1)] for _ in range(n)]
         if captions is None
         else captions,
-        "title": "a title",
+        "scales": {title: limits},
     }
-    return images, ossms, ossm_grid(images, ossms.sum(dim=1), ossms, **(texts | arguments))
+    (picture,) = ossm_grids(images, ossms.sum(dim=1), ossms, **(texts | arguments))
+    return images, ossms, picture
+
+
+def resized(image, tile):
+    return to_picture(image).resize((tile, tile), Image.Resampling.BICUBIC)
+
+
+def largest_difference(one, other):
+    return np.abs(np.asarray(one).astype(int) - np.asarray(other)).max()
 
 
 def tile_of(picture, row, column, tile=TILE):
@@ -105,17 +140,38 @@ def test_the_grid_has_a_row_per_image_and_a_column_per_map(n, k, side, tile):
     assert picture.size == ((tile + MARGIN) * (k + 2) + MARGIN, (tile + TEXT + MARGIN) * n + 2 * TEXT + 2 * MARGIN)
 
 
-def test_tiles_are_the_image_the_map_and_the_ossms():
-    images, ossms, picture = grid()
+@pytest.mark.parametrize(("side", "tile"), [(24, 96), (96, 96), (224, 160)])
+def test_tiles_are_the_image_the_map_and_the_ossms(side, tile):
+    images, ossms, picture = grid(side=side)
     for row in range(2):
-        expected = [
-            images[row],
-            overlay(images[row][None], ossms[row].sum(dim=0)[None])[0],
-            *overlay(images[row].expand(3, -1, -1, -1), ossms[row]),
-        ]
-        for column, tensor in enumerate(expected):
-            shown = to_picture(tensor).resize((TILE, TILE), Image.Resampling.BICUBIC)
-            assert tile_of(picture, row, column).tobytes() == shown.tobytes(), (row, column)
+        photo = resized(images[row], tile)
+        assert largest_difference(tile_of(picture, row, 0, tile), photo) <= 1
+        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 255
+        maps = torch.cat([ossms[row].sum(dim=0)[None], ossms[row]])
+        for column, shown in enumerate(overlay(pixels.expand(4, -1, -1, -1), maps), start=1):
+            # A pixel at the edge of the heat may fall to the other side of it.
+            difference = np.abs(np.asarray(tile_of(picture, row, column, tile)).astype(int) - to_picture(shown))
+            assert (difference > 2).mean() < 0.002, (row, column)
+
+
+def test_grids_of_two_scales_differ_in_their_maps_alone():
+    limits = torch.tensor([[9.0, 5.0], [9.0, 5.0]])
+    _, _, own = grid(title="own")
+    _, _, alike = grid(title="alike", limits=limits)
+    images, ossms, _ = grid()
+    both = ossm_grids(
+        images,
+        ossms.sum(dim=1),
+        ossms,
+        row_captions=["row 0", "row 1"],
+        ossm_captions=[["+0.1", "+0.2", "+0.3"]] * 2,
+        scales={"own": None, "alike": limits},
+    )
+    assert [picture.tobytes() for picture in both] == [own.tobytes(), alike.tobytes()]
+    changed = np.argwhere((np.asarray(own) != np.asarray(alike)).any(axis=2))
+    below_title = changed[changed[:, 0] >= 2 * TEXT + 2 * MARGIN]
+    assert len(below_title) > 1000
+    assert below_title[:, 1].min() >= MARGIN + TILE + MARGIN, "the images are the same"
 
 
 def test_a_component_that_is_not_there_leaves_its_tile_white():
@@ -142,6 +198,27 @@ def test_captions_never_run_into_the_next_tile(text):
     assert changed[:, 1].max() <= MARGIN + TILE + 1
 
 
+def written(text, size):
+    """A text as the renderer writes it, and as Pillow does in one go."""
+    ours = np.full((24, 300), 0xFFFFFFFF, dtype=np.uint32)
+    render._write(ours, 5, 2, text, size)
+    theirs = Image.new("L", (300, 24), 255)
+    ImageDraw.Draw(theirs).text((5, 2), text, fill=0, font=render._font(size))
+    return (ours & 255).astype(int), np.asarray(theirs).astype(int)
+
+
+@pytest.mark.parametrize("text", ["+1.23  45%", "-0.07  3%", "a_jug ✓ 97%", "100%", "Ünder → Övér 5%"])
+def test_text_in_pieces_looks_like_text_in_one_go(text):
+    ours, theirs = written(text, 11)
+    assert (np.abs(ours - theirs) > 64).mean() < 0.003
+    assert abs(ours.sum() - theirs.sum()) < 0.05 * (255 - theirs).sum()
+
+
+def test_letters_that_reach_below_the_line_are_whole():
+    ours, theirs = written("_gjpqy(", 13)
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_marks_and_arrows_are_in_the_font():
     boxes = []
     for mark in ("✓", "→", "…", "\uffff"):
@@ -156,8 +233,8 @@ def test_broken_and_blank_maps_stand_in_the_grid_beside_whole_ones():
     generator = torch.Generator().manual_seed(3)
     images, ossms = torch.rand(2, 3, 96, 96, generator=generator), torch.rand(2, 2, 4, 4, generator=generator)
     ossms[0, 0], ossms[0, 1] = math.nan, 0
-    texts = {"row_captions": ["", ""], "ossm_captions": [["a", "b"], ["c", "d"]], "title": ""}
-    picture = ossm_grid(images, ossms.sum(dim=1), ossms, **texts)
+    texts = {"row_captions": ["", ""], "ossm_captions": [["a", "b"], ["c", "d"]], "scales": {"": None}}
+    (picture,) = ossm_grids(images, ossms.sum(dim=1), ossms, **texts)
     tinted, blank = (np.asarray(tile_of(picture, 0, column)).astype(int) for column in (2, 3))
     assert (tinted[..., 0] - tinted[..., 1]).min() > 60
     assert (blank[..., 0] == blank[..., 1]).all()
@@ -166,9 +243,9 @@ def test_broken_and_blank_maps_stand_in_the_grid_beside_whole_ones():
 def test_an_integrated_map_that_cannot_be_read_as_one_says_why():
     generator = torch.Generator().manual_seed(3)
     images, ossms = torch.rand(3, 3, 96, 96, generator=generator), torch.rand(3, 1, 4, 4, generator=generator)
-    texts = {"row_captions": [""] * 3, "ossm_captions": [[""]] * 3, "title": ""}
+    texts = {"row_captions": [""] * 3, "ossm_captions": [[""]] * 3, "scales": {"": None}}
     cams = torch.stack([torch.full((4, 4), math.nan), torch.zeros(4, 4), torch.ones(4, 4)])
-    picture = np.asarray(ossm_grid(images, cams, ossms, **texts))
+    picture = np.asarray(ossm_grids(images, cams, ossms, **texts)[0])
     left, inked = MARGIN + TILE + MARGIN, []
     for row in range(3):
         top = 2 * TEXT + 2 * MARGIN + row * (TILE + TEXT + MARGIN) + TILE

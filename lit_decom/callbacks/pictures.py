@@ -1,4 +1,4 @@
-"""The grid and the curves of a firing, from its record."""
+"""The OSSM grids of a snapshot."""
 
 from collections.abc import Sequence
 
@@ -8,40 +8,48 @@ from torch import Tensor
 
 from lit_decom.probe import Probe
 from lit_decom.records import Snapshot, displayed
-from lit_decom.render import ossm_grid
+from lit_decom.render import ossm_grids
 
 
-def grid_of(record: Snapshot, probe: Probe, n_drawn: int, limits: Tensor | None = None) -> tuple[Image.Image, str]:
+def grids_of(
+    record: Snapshot, probe: Probe, n_drawn: int, peaks: Tensor | None = None
+) -> tuple[list[Image.Image], str]:
     """Compose the OSSM grid of the first ``n_drawn`` images, and its caption.
 
     Args:
-        record: of the firing.
+        record: the snapshot.
         probe: what it explains.
         n_drawn: how many of its images are drawn.
-        limits: full heat of each, as for :func:`lit_decom.render.ossm_grid`.
+        peaks: as from :func:`peaks_of`, for a second grid on one scale over the epochs.
+
+    Returns:
+        The grid with every map on its own scale, then the second one, if asked for; and a caption for them.
     """
     rows = range(min(n_drawn, len(probe)))
-    decomposition, shown = record.decomposition, probe.select(rows)
-    gains, energy = decomposition.score_gains, decomposition.explained_energy
+    decomposition = record.decomposition
+    gains, energy = decomposition.score_gains.tolist(), decomposition.explained_energy.tolist()
+    valid = record.valid.tolist()
     ossm_captions = [
         [
-            f"{gains[row, rank]:+.2f}  {energy[row, rank]:.0%}" if record.valid[row, rank] else ""
-            for rank in range(record.valid.shape[1])
+            f"{gain:+.2f}  {share:.0%}" if exists else ""
+            for gain, share, exists in zip(gains[row], energy[row], valid[row], strict=True)
         ]
         for row in rows
     ]
     settings = record.settings
     caption = f"epoch {record.epoch}, step {record.step}: {settings['method']} at {settings['target_layer']}"
-    picture = ossm_grid(
-        displayed(shown),
+    scales: dict[str, Tensor | None] = {f"{caption}   (score gain, share of energy; own scales)": None}
+    if peaks is not None:
+        scales[f"{caption}   (score gain, share of energy; scale of the run)"] = peaks[: len(rows)]
+    pictures = ossm_grids(
+        displayed(probe.select(rows)),
         decomposition.cam[: len(rows)],
         decomposition.ossms[: len(rows)],
         row_captions=[_row_caption(record, probe.class_names, row) for row in rows],
         ossm_captions=ossm_captions,
-        title=f"{caption}   (score gain, share of energy; {'own scales' if limits is None else 'scale of the run'})",
-        limits=None if limits is None else limits[: len(rows)],
+        scales=scales,
     )
-    return picture, caption
+    return pictures, caption
 
 
 def peaks_of(record: Snapshot, before: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from lit_decom import keys
-from lit_decom.callbacks.pictures import grid_of
+from lit_decom.callbacks.pictures import grids_of
 from lit_decom.probe import Probe
 from lit_decom.records import RunDirectory, Snapshot, displayed
 from lit_decom.render import to_picture
@@ -34,10 +34,9 @@ class Reporter:
         """Compose the OSSM grid, keep it in the run directory, and log it; and again on one scale over the epochs."""
         if not self.n_drawn:
             return
-        picture, caption = grid_of(record, probe, self.n_drawn)
+        (picture, alike), caption = grids_of(record, probe, self.n_drawn, peaks)
         if directory is not None:
             directory.save_picture(picture, record)
-        alike, _ = grid_of(record, probe, self.n_drawn, peaks)
 
         def send(logger: Logger) -> None:
             log_images(logger, keys.logged(self.prefix, "ossms"), [picture], [caption], record.step)

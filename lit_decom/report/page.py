@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lit_decom.records import RunDirectoryError
-from lit_decom.render import heat_colours, ossm_grid
+from lit_decom.render import heat_colours, ossm_grids
 from lit_decom.report.cards import Card, Findings, Pairs, cards, pair
 from lit_decom.report.charts import finite
 from lit_decom.report.overview import (
@@ -207,14 +207,16 @@ def _still(run: Run, found: Findings, rows: range) -> Any:
         ]
         for row in rows
     ]
-    return ossm_grid(
+    title = f"epoch {run.last.epoch}, step {run.last.step} (score gain, share of energy)"
+    (picture,) = ossm_grids(
         images[: len(rows)],
         decomposition.cam[: len(rows)],
         decomposition.ossms[: len(rows)],
         row_captions=[run.class_name(int(run.last.labels[row])) for row in rows],
         ossm_captions=captions,
-        title=f"epoch {run.last.epoch}, step {run.last.step} (score gain, share of energy)",
+        scales={title: None},
     )
+    return picture
 
 
 def _data(

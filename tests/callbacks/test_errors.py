@@ -206,7 +206,7 @@ def fault(request, monkeypatch):
         monkeypatch.setattr(Snapshot, "save", failing)
         return "keep the record"
     if request.param == "grid":
-        monkeypatch.setattr(reporting, "grid_of", failing)
+        monkeypatch.setattr(reporting, "grids_of", failing)
         return "draw the OSSM grid"
     monkeypatch.setattr(reporting, "curves_of", failing)
     return "draw the gain curves"

@@ -1,4 +1,4 @@
-"""The grid and the curves of a firing."""
+"""The grids and the curves of a snapshot."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from PIL import Image
 
 from lit_decom import DecomCAM, capture
 from lit_decom.callbacks import pictures
-from lit_decom.callbacks.pictures import grid_of, peaks_of
+from lit_decom.callbacks.pictures import grids_of, peaks_of
 from lit_decom.callbacks.reporting import curves_of
 from lit_decom.records import Snapshot
 from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
@@ -40,14 +40,14 @@ def drawn(monkeypatch):
 
     def grid(images, cams, ossms, **texts):
         calls.append({"images": images, "cams": cams, "ossms": ossms} | texts)
-        return Image.new("RGB", (1, 1))
+        return [Image.new("RGB", (1, 1))] * len(texts["scales"])
 
-    monkeypatch.setattr(pictures, "ossm_grid", grid)
+    monkeypatch.setattr(pictures, "ossm_grids", grid)
     return calls
 
 
 def test_rows_are_the_first_images_with_their_maps(record, drawn):
-    grid_of(record, probe(), 2)
+    grids_of(record, probe(), 2)
     (call,) = drawn
     assert call["images"].shape == (2, 3, 32, 32)
     assert torch.equal(call["cams"], record.decomposition.cam[:2])
@@ -55,12 +55,12 @@ def test_rows_are_the_first_images_with_their_maps(record, drawn):
 
 
 def test_no_more_rows_than_images(record, drawn):
-    grid_of(record, probe(), 99)
+    grids_of(record, probe(), 99)
     assert len(drawn[0]["cams"]) == len(drawn[0]["row_captions"]) == 6
 
 
 def test_a_row_says_the_class_the_prediction_and_how_sure_it_is(record, drawn):
-    grid_of(record, probe(), 6)
+    grids_of(record, probe(), 6)
     sure = math.exp(3) / (math.exp(3) + 3)
     right, wrong = drawn[0]["row_captions"][0], drawn[0]["row_captions"][3]
     assert right == f"{CLASSES[0]} ✓ {sure:.0%}"
@@ -68,12 +68,12 @@ def test_a_row_says_the_class_the_prediction_and_how_sure_it_is(record, drawn):
 
 
 def test_classes_without_names_are_numbers(record, drawn):
-    grid_of(record, probe(class_names=None), 4)
+    grids_of(record, probe(class_names=None), 4)
     assert drawn[0]["row_captions"][3].startswith("3 → 0 ")
 
 
 def test_a_class_past_the_names_is_a_number(record, drawn):
-    grid_of(replace(record, logits=torch.eye(9)[[8] * 6]), probe(), 1)
+    grids_of(replace(record, logits=torch.eye(9)[[8] * 6]), probe(), 1)
     assert drawn[0]["row_captions"][0].startswith("north → 8 ")
 
 
@@ -81,7 +81,7 @@ def test_an_ossm_says_its_gain_and_its_share_and_nothing_where_there_is_none(rec
     valid = record.valid.clone()
     valid[0], valid[1, 2] = torch.tensor([True, True, True]), False
     record = replace(record, valid=valid)
-    grid_of(record, probe(), 2)
+    grids_of(record, probe(), 2)
     gains, shares = record.decomposition.score_gains[0], record.decomposition.explained_energy[0]
     first = drawn[0]["ossm_captions"][0]
     assert first[0] == f"{gains[0]:+.2f}  {shares[0]:.0%}"
@@ -89,17 +89,27 @@ def test_an_ossm_says_its_gain_and_its_share_and_nothing_where_there_is_none(rec
 
 
 def test_the_caption_says_when_and_how(record, drawn):
-    _, caption = grid_of(record, probe(), 1)
+    _, caption = grids_of(record, probe(), 1)
     assert caption == "epoch 4, step 70: DecomCAM() at second"
-    assert drawn[0]["title"].startswith(caption)
+    assert [title.startswith(caption) for title in drawn[0]["scales"]] == [True]
+
+
+def test_a_second_grid_is_on_the_scale_of_the_run(record, drawn):
+    peaks = peaks_of(record, None)
+    pictures_of_both, _ = grids_of(record, probe(), 2, peaks)
+    assert len(pictures_of_both) == 2
+    (own, no_limits), (alike, limits) = drawn[0]["scales"].items()
+    assert (own.endswith("own scales)"), alike.endswith("scale of the run)")) == (True, True)
+    assert no_limits is None
+    assert torch.equal(limits, peaks[:2])
 
 
 def test_an_image_whose_evidence_is_broken_is_drawn_beside_its_whole_neighbours(record):
     spoiled = record.patterns.clone()
     spoiled[0] = torch.nan
     broken = replace(record, patterns=spoiled, valid=record.valid & torch.tensor([False, *[True] * 5])[:, None])
-    picture, _ = grid_of(broken, probe(), 2)
-    whole, _ = grid_of(record, probe(), 2)
+    (picture,), _ = grids_of(broken, probe(), 2)
+    (whole,), _ = grids_of(record, probe(), 2)
     assert picture.size == whole.size
     half = picture.size[1] // 2 + 20
     below = (0, half, *picture.size)
@@ -120,7 +130,7 @@ def test_curves_have_one_line_per_rank_with_gaps_where_a_rank_was_missing():
     assert math.isnan(series["rank_02"][1])
 
 
-def test_the_picture_of_each_firing_lies_beside_its_record(tmp_path):
+def test_the_picture_of_each_snapshot_lies_beside_its_record(tmp_path):
     observer = callback()
     fit(tmp_path, observer, max_epochs=2)
     names = [path.stem for path in observer.directory.files()]
@@ -142,7 +152,7 @@ def test_on_one_scale_a_map_that_shrinks_gets_darker(record):
     weaker = replace(record, singular_values=record.singular_values / 4)
     peaks = peaks_of(record, None)
     assert torch.equal(peaks_of(weaker, peaks), peaks), "what counts is the largest value so far"
-    bright, dark = (np.asarray(grid_of(one, probe(), 2, peaks)[0]).astype(float) for one in (record, weaker))
+    bright, dark = (np.asarray(grids_of(one, probe(), 2, peaks)[0][1]).astype(float) for one in (record, weaker))
     assert dark.mean() < bright.mean() - 1
-    own = [np.asarray(grid_of(one, probe(), 2)[0]) for one in (record, weaker)]
+    own = [np.asarray(grids_of(one, probe(), 2)[0][0]) for one in (record, weaker)]
     assert np.abs(own[0].astype(float) - own[1]).mean() < 1, "on its own scale it looks the same"

@@ -1,11 +1,13 @@
 """Run directories with records whose every number is known, without a training."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -158,6 +160,17 @@ def planted_run(path: Path, plan: Plan | None = None, *, records: Mapping[int, S
     RunDirectory(path).open(plan.run_id, probe_of(plan), settings_of(plan))
     for epoch in range(plan.n_epochs):
         ((records or {}).get(epoch) or record_of(plan, epoch)).save(path)
+    return path
+
+
+def in_old_layout(path: Path) -> Path:
+    """Rewrite a record as version 0.1.0 did: scores as numbers by key alone, and no word on the layout."""
+    with path.open("rb") as file, np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    texts = json.loads(arrays.pop("json").item())
+    kept = {name: texts[name] for name in ("epoch", "step", "ids", "numbers", "settings")}
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays, json=np.array(json.dumps(kept)))
     return path
 
 
