@@ -71,6 +71,16 @@ def score_key(metric: str, stratum: str, explanation: str = OWN) -> str:
     return _SEPARATOR.join(part for part in (metric, stratum, explanation) if part)
 
 
+def unfixed(stratum: str) -> str:
+    """Name the stratum whose images at the reference epoch a fixed one holds; any other stratum itself.
+
+    Example:
+        >>> unfixed("fixed_correct"), unfixed("correct")
+        ('correct', 'correct')
+    """
+    return stratum.removeprefix(FIXED)
+
+
 def count_key(stratum: str) -> str:
     """Name the number of images of a stratum."""
     return f"count{_SEPARATOR}{stratum}"
@@ -89,6 +99,17 @@ def dropped_key(metric: str) -> str:
 def seconds_key(part: str) -> str:
     """Name the wall time of a part of a snapshot."""
     return f"seconds{_SEPARATOR}{part}"
+
+
+def seconds_of(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Give the wall time of every part of a snapshot that was measured.
+
+    Example:
+        >>> seconds_of({"seconds/explain": 1.5, "seconds/score": 0.5, "births": 0.0})
+        {'explain': 1.5, 'score': 0.5}
+    """
+    start = seconds_key("")
+    return {key.removeprefix(start): value for key, value in numbers.items() if key.startswith(start)}
 
 
 def rank_key(quantity: str, rank: int) -> str:

@@ -30,6 +30,10 @@ class RunDirectoryError(RuntimeError):
     """A run directory cannot be used: it belongs to another run, or what lies there cannot be read."""
 
 
+class RecordLayoutError(RunDirectoryError):
+    """A record was written by another version of lit-decom; the message says what to do."""
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """Everything that one run of the callback found, enough to draw, compare and match it later without the model.
@@ -147,7 +151,8 @@ class Snapshot:
         """Read a record.
 
         Raises:
-            RunDirectoryError: if the file is not a whole record, or one of another layout.
+            RecordLayoutError: if another version of lit-decom wrote it.
+            RunDirectoryError: if the file is not a whole record.
         """
         try:
             # Opened here, since NumPy leaves a broken archive open.
@@ -255,7 +260,7 @@ class RunDirectory:
 
 def _refuse_other_layout(path: Path, layout: int) -> None:
     if layout != _LAYOUT:
-        raise RunDirectoryError(
+        raise RecordLayoutError(
             f"Expected {path.name} to have the layout {_LAYOUT} of records, but it has {layout}: another version of "
             "lit-decom wrote it. Where checkpoints were kept, `lit-decom replay CKPT_DIR --config FILE` makes the "
             "records anew; version 0.1.0 reads those of layout 1."

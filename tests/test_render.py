@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from lit_decom import render
 from lit_decom.render import contribution_curves, heat_colours, ossm_grids, overlay, to_picture
 
-
 STEP = 1 / 255  # pictures have eight bits
 HALF = {"rtol": 0, "atol": 1.01 * STEP}  # the grey of an image is rounded, and so is what is drawn over it
 
@@ -102,7 +101,7 @@ def test_overlays_stay_in_range_where_the_resized_map_overshoots():
 TILE, MARGIN, TEXT = 96, 3, 15
 
 
-def grid(n=2, k=3, side=24, captions=None, title="a title", limits=None, **arguments):
+def grid(n=2, k=3, side=24, *, captions=None, title="a title", limits=None, **arguments):
     generator = torch.Generator().manual_seed(3)
     images = torch.rand(n, 3, side, side, generator=generator)
     ossms = torch.rand(n, k, 4, 4, generator=generator)

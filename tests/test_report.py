@@ -10,9 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
+from lit_decom import DecomCAM, keys
+from lit_decom.explainer import Explainer
+from lit_decom.metrics import AverageDrop, EnergyPointingGame
+from lit_decom.observer import Observer
+from lit_decom.records import RunDirectory
 from lit_decom.report import write_report
+from lit_decom.scores import Score
+from lit_decom.scoring import Scoring
+from tests.helpers.modules import probe as spots
+from tests.helpers.modules import tiny
 from tests.helpers.page import report
-from tests.helpers.runs import CLASSES, Plan, gain, identities_at, numbers_of, planted_run, probe_of, record_of, score
+from tests.helpers.runs import CLASSES, Plan, gain, identities_at, planted_run, probe_of, record_of, score, scores_of
 
 STRATA = ("all", "correct", "incorrect")
 
@@ -59,9 +68,9 @@ def test_maps_survive_as_eight_bits_with_their_maximum(page, plan):
     record = record_of(plan, 1)
     block = page.data["runs"][0]["images"][2]
     maps = maps_of(block, plan.grid)
-    per_firing = 1 + plan.n_components
+    per_snapshot = 1 + plan.n_components
     expected = torch.cat([record.decomposition.cam[2, None], record.decomposition.ossms[2]])
-    found = torch.from_numpy(maps[per_firing : 2 * per_firing].copy()).float() / 255
+    found = torch.from_numpy(maps[per_snapshot : 2 * per_snapshot].copy()).float() / 255
     limits = torch.tensor(block["limits"][1])[:, None, None]
     assert torch.allclose(found * limits, expected, atol=float(limits.max()) / 255)
     assert block["shared"][1] == pytest.approx(record_of(plan, 2).decomposition.ossms[2].max().item(), rel=1e-3)
@@ -107,31 +116,97 @@ def test_the_last_scores_stand_in_the_table(page):
             "CAM",
         ]
     )
-    own = [f"{score(2, name):.3f} {score(2, name) - 0.0625:.3f} to {score(2, name) + 0.0625:.3f}" for name in STRATA]
-    assert first.split() == " ".join([*own, "0.719", "0.250", "0.375", "0.438", "+0.312"]).split()
-    assert second.split()[:5] == [*(f"{score(2, name):.3f}" for name in STRATA), "\N{EN DASH}", "0.250"]
+    own = [
+        f"{score(2, name):.3f} {score(2, name) - 0.0625:.3f} to {score(2, name) + 0.0625:.3f}" for name in STRATA[:2]
+    ]
+    own += [f"{score(2, 'incorrect'):.3f} too few images", "0.719 too few images undefined in 1 of 2"]
+    margins = {"0.250": (0.281, 0.344), "0.375": (-0.062, 0.438), "0.438": (0.094, 0.156)}
+    rivals = [f"{value} better by {low:+.3f} to {high:+.3f}" for value, (low, high) in margins.items()]
+    assert first.split() == " ".join([*own, *rivals, "+0.312 +0.250 to +0.375"]).split()
+    assert second.split()[:4] == [f"{score(2, 'all'):.3f}", "too", "few", "images"]
+    assert "\N{EN DASH} 0.250 better by -0.344 to -0.281" in second, "never scored over the fixed images"
 
 
-def test_losing_to_chance_is_said_in_a_sentence(page):
-    assert "does not beat chance in 1 of 3 comparisons" in page.words
-    assert "average drop: 0.562 against 0.250 of random maps." in page.words
+def test_what_does_not_beat_chance_is_said_with_its_interval(page):
+    assert "At epoch 2 the explanation does not beat chance in 3 of 4 comparisons:" in page.words
+    assert "energy pointing game: 0.562 against 0.375 of a centred blob; the difference may be 0" in page.words
+    assert "average drop: 0.562 against 0.250 of random maps; chance is better by 0.281 to 0.344." in page.words
+    assert "Nobody can tell from the images of these strata alone: incorrect (1 image)." in page.words
+    assert "of grad CAM;" not in page.words, "another method is not chance"
 
 
-def test_beating_chance_is_said_only_outside_the_interval(tmp_path):
+def test_beating_chance_is_decided_by_paired_differences(tmp_path):
+    """Not by the interval of the value: here 0.531 lies within it, and the explanation is better all the same."""
     plan = Plan()
-    numbers = {key: value for key, value in numbers_of(plan, 2).items() if not key.startswith("average_drop")}
-    won = planted_run(tmp_path / "won", plan, records={2: record_of(plan, 2, numbers=numbers)})
-    assert "beats chance in all 2 comparisons (1 scores)" in report(won).words
-    close = numbers | {"energy_pointing_game/all/center_map": score(2, "all") - 0.03125}
-    near = planted_run(tmp_path / "near", plan, records={2: record_of(plan, 2, numbers=close)})
-    assert "0.562 against 0.531 of a centred blob, which is within the interval." in report(near).words
+
+    def words_with(name, paired):
+        found = [each for each in scores_of(plan, 2) if each.metric != "average_drop"]
+        found = [each for each in found if each.explanation != "center_map" or each.stratum != "all"]
+        blob = Score("energy_pointing_game", "all", "center_map", 0.53125, 4, higher_is_better=True)
+        scores = (*found, replace(blob, paired_difference=paired))
+        return report(planted_run(tmp_path / name, plan, records={2: record_of(plan, 2, metric_scores=scores)})).words
+
+    assert "beats chance in 2 of 2 comparisons (1 score)." in words_with("won", (0.015625, 0.046875))
+    near = words_with("near", (-0.015625, 0.078125))
+    assert "0.562 against 0.531 of a centred blob; the difference may be 0, its interval is -0.016 to +0.078." in near
+    unknown = words_with("unknown", None)
+    assert "beats chance in 1 of 1 comparisons (1 score)." in unknown
+    assert "Nobody can tell: energy pointing game against a centred blob." in unknown
+
+
+def test_with_too_few_images_nobody_can_tell(tmp_path):
+    plan = Plan()
+    scores = tuple(replace(each, interval=None, paired_difference=None) for each in scores_of(plan, 2))
+    page = report(planted_run(tmp_path / "few", plan, records={2: record_of(plan, 2, metric_scores=scores)}))
+    assert "nobody can tell whether the explanation beats chance" in page.words
+    assert "does not beat chance" not in page.words
+
+
+def test_bands_are_the_intervals_of_the_scores(page, plan):
+    with_band = [attributes for attributes in page.all("path") if attributes.get("class") == "band"]
+    # The energy pointing game over all and over the correct images, the average drop over the correct ones.
+    assert len(with_band) == 3
+
+
+def test_a_renamed_metric_keeps_its_direction_and_its_verdict(tmp_path):
+    shown = spots(10, masks=torch.ones(10, 32, 32, dtype=torch.bool).triu())
+    metrics = {"my_name": EnergyPointingGame(), "energy_of_ours": AverageDrop()}
+    observer = Observer(Explainer(DecomCAM(n_components=2), "second"), Scoring(metrics=metrics))
+    network = tiny()
+    observer.prepare(network, shown)
+    directory = RunDirectory(tmp_path)
+    directory.open("mine", shown, observer.settings)
+    snapshot = observer.observe(network, epoch=0, step=1)
+    snapshot.save(directory.path)
+    page = report(directory.path)
+    rivals = [each for each in snapshot.metric_scores if each.stratum == "all" and each.explanation in keys.CHANCE]
+    lost = [each for each in rivals if each.is_beaten is False]
+    told = [each for each in rivals if each.is_beaten is not None]
+    assert {each.metric for each in told} == {"my_name"}, "chance is not shown to the network"
+    assert "my name ↑" in page.words
+    assert "energy of ours ↓" in page.words
+    counted = len(lost) or len(told)
+    assert f"{'does not beat' if lost else 'beats'} chance in {counted} of {len(told)} comparisons" in page.words
+    for each in lost:
+        assert f"{each.metric.replace('_', ' ')}: " in page.words
+
+
+def test_metrics_that_were_dropped_are_named(tmp_path):
+    plan = Plan()
+    dropped = record_of(plan, 1, dropped={"road": "ValueError('no <b>gradient</b>')"})
+    page = report(planted_run(tmp_path / "run", plan, records={1: dropped}))
+    assert (
+        "ROAD raised an error in 1 of 3 snapshots and has no score there: ValueError('no <b>gradient</b>')"
+        in page.words
+    )
 
 
 def test_settings_cost_and_answers_are_named(page, plan):
     settings = record_of(plan, 0).settings
     for expected in (settings["method"], settings["target_layer"], settings["probe_digest"]):
         assert expected in page.text
-    assert "1.50 s per firing, 4.5 s in total" in page.words
+    assert "1.50 s per snapshot (explain 1.00, score 0.25, track 0.25), 4.5 s in total" in page.words
+    assert "seconds to score: 0.25 at epoch 0, 0.25 at epoch 2" in page.words
     assert "4 images, 3 classified right at the end" in page.words
     verdicts = [block["verdicts"][0] for block in page.data["runs"][0]["images"]]
     sure = f"{torch.tensor([3.0, 0, 0, 0]).softmax(0)[0]:.0%}"
@@ -163,7 +238,7 @@ def test_births_and_deaths_are_counted_on_the_time_line(page, plan):
     assert "epoch 0 · step 10:" not in page.words  # where everything is new, nothing is
 
 
-def test_exemplars_follow_the_firings(page, plan):
+def test_exemplars_follow_the_snapshots(page, plan):
     frames = page.data["runs"][0]["shared"]
     assert frames[0][0][:3] == ["a0", "shared 0", "50.0%"]
     assert [crop[1:] for crop in frames[2][1][3]] == [[6, 6, 30, 30]] * 3

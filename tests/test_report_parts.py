@@ -8,11 +8,10 @@ import torch
 
 from lit_decom.records import RunDirectory, RunDirectoryError
 from lit_decom.report import write_report
-from lit_decom.report.cards import Findings, cards, pair
+from lit_decom.report.cards import RunFindings, cards, pair
 from lit_decom.report.charts import Chart, Line, limits_of, nice_ticks
 from lit_decom.report.columns import follow_columns, keep_columns
 from lit_decom.report.runs import read_run
-from lit_decom.report.scores import better_is_higher
 from lit_decom.report.timeline import Timeline, events_of
 from tests.helpers.page import report
 from tests.helpers.runs import Plan, planted_run, record_of
@@ -34,7 +33,7 @@ def test_partners_of_two_runs_have_the_same_column_and_key(tmp_path):
 def test_components_without_a_partner_get_a_key_of_their_own(tmp_path):
     plan = Plan()
     first, second = read_run(planted_run(tmp_path / "a", plan)), read_run(planted_run(tmp_path / "b", plan))
-    pairs = pair(Findings.of(first), Findings.of(second), (1, 2))
+    pairs = pair(RunFindings.of(first), RunFindings.of(second), (1, 2))
     # component 2 of the first has ended in the second, where 3 was born
     assert list(pairs.partners) == [{0: 0, 1: 1}] * plan.n_images
     page = report(first.path, second.path)
@@ -50,7 +49,7 @@ def test_two_runs_share_their_scales(tmp_path):
     shifted = record_of(plan, 2, scores=record_of(plan, 2).scores + 10)
     second = planted_run(tmp_path / "second", replace(plan, run_id="second"), records={2: shifted})
     runs = [read_run(path) for path in (first, second)]
-    for card in cards([Findings.of(run) for run in runs], Timeline.of(runs), [0], None):
+    for card in cards([RunFindings.of(run) for run in runs], Timeline.of(runs), [0], None):
         assert card.blocks[0].chart.limits == card.blocks[1].chart.limits
         assert card.blocks[0].n_columns == card.blocks[1].n_columns
 
@@ -96,7 +95,7 @@ def test_runs_without_a_common_epoch_or_grid_are_shown_unmatched(tmp_path):
     assert "different grids" in report(second, third).words
 
 
-def test_columns_are_never_shared_at_one_firing():
+def test_columns_are_never_shared_at_one_snapshot():
     generator = torch.Generator().manual_seed(3)
     for _ in range(50):
         names = torch.stack([torch.randperm(9, generator=generator)[:4] for _ in range(6)])
@@ -148,17 +147,6 @@ def test_limits_have_room_for_values_that_do_not_change(values):
     low, high = limits_of([Line("a", values, "c0")])
     assert low < min(values) < high or low == min(values) == 0.0
     assert high - low > 0
-
-
-def test_directions_are_those_of_the_metrics(tmp_path):
-    run = read_run(planted_run(tmp_path / "run"))
-    assert better_is_higher(run, "energy_pointing_game") is True
-    assert better_is_higher(run, "average_drop") is False
-    assert better_is_higher(run, "deletion_auc_16") is False
-    assert better_is_higher(run, "effective_rank") is None
-    assert better_is_higher(run, "my_own") is None
-    said = replace(run, settings={"higher_is_better": {"my_own": False}})
-    assert better_is_higher(said, "my_own") is False
 
 
 def test_events_leave_out_images_seen_for_the_first_time(tmp_path):

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from lit_decom.cli import main
-from lit_decom.records import RunDirectory, RunDirectoryError
+from lit_decom.records import RecordLayoutError, RunDirectory, RunDirectoryError
 from lit_decom.report import find_runs, write_report
 from lit_decom.report.runs import read_run
 from tests.helpers.page import report
-from tests.helpers.runs import Plan, gain, identities_at, planted_run, record_of
+from tests.helpers.runs import Plan, gain, identities_at, in_old_layout, planted_run, record_of
 
 
-def test_one_firing_is_reported_without_a_time_line(tmp_path):
+def test_one_snapshot_is_reported_without_a_time_line(tmp_path):
     page = report(planted_run(tmp_path / "run", Plan(n_epochs=1)))
-    assert "There is one firing only" in page.words
+    assert "There is one snapshot only" in page.words
     assert "disabled" in next(attributes for attributes in page.all("input") if attributes.get("id") == "slider")
 
 
@@ -30,7 +30,7 @@ def test_an_untracked_run_is_shown_by_rank_and_says_so(tmp_path):
 
 def test_a_run_without_scores_or_shared_components_says_so(tmp_path):
     page = report(planted_run(tmp_path / "run", Plan(scored=False, shared=0)))
-    assert "No stratified scores were logged." in page.words
+    assert "No scores were recorded." in page.words
     assert "No shared components were recorded." in page.words
 
 
@@ -120,12 +120,12 @@ def test_records_with_and_without_identities_are_shown_by_rank(tmp_path):
     assert "was not tracked" in page.words
 
 
-def test_several_firings_in_one_epoch_are_told_apart(tmp_path):
+def test_several_snapshots_in_one_epoch_are_told_apart(tmp_path):
     plan = Plan()
     path = planted_run(tmp_path / "run", plan)
     replace(record_of(plan, 1), step=25).save(path)
     page = report(path)
-    assert page.data["labels"][1:3] == ["epoch 1, firing 1 · step 20", "epoch 1, firing 2 · step 25"]
+    assert page.data["labels"][1:3] == ["epoch 1, snapshot 1 · step 20", "epoch 1, snapshot 2 · step 25"]
 
 
 def test_settings_of_nested_values_are_written_out(tmp_path):
@@ -180,7 +180,7 @@ def test_a_run_without_any_whole_record_is_refused(tmp_path):
         write_report([path])
 
 
-def test_a_run_that_has_not_fired_yet_is_refused(tmp_path):
+def test_a_run_without_a_snapshot_yet_is_refused(tmp_path):
     path = planted_run(tmp_path / "run", Plan(n_epochs=0))
     with pytest.raises(RunDirectoryError, match="none yet"):
         write_report([path])
@@ -212,3 +212,28 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys):
         main(["report", str(tmp_path / "nowhere")])
     assert stopped.value.code == 2
     assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_a_run_of_the_old_layout_ends_in_one_message_that_says_what_to_do(tmp_path, capsys):
+    path = planted_run(tmp_path / "run")
+    for file in RunDirectory(path).files():
+        in_old_layout(file)
+    with pytest.raises(RecordLayoutError, match=r"None of the 3 records in .* can be read") as refused:
+        write_report([path])
+    assert str(refused.value).count("lit-decom replay CKPT_DIR --config FILE") == 1
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(path)])
+    assert stopped.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.count("lit-decom replay CKPT_DIR --config FILE") == 1
+    assert "Traceback" not in printed
+    assert not (path / "report.html").exists()
+
+
+def test_records_of_the_old_layout_beside_new_ones_are_left_out_with_one_note(tmp_path):
+    path = planted_run(tmp_path / "run", Plan(n_epochs=4))
+    for file in RunDirectory(path).files()[:3]:
+        in_old_layout(file)
+    page = report(path)
+    assert "3 records of 4 could not be read and are left out." in page.words
+    assert page.words.count("another version of lit-decom wrote it") == 1

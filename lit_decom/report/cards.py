@@ -1,4 +1,4 @@
-"""One card per drawn image: what each run found in it, firing by firing."""
+"""One card per drawn image: what each run found in it, snapshot by snapshot."""
 
 import math
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ _N_COLOURS = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
+class RunFindings:
     """What a run found, arranged for drawing.
 
     Attributes:
         run: the run.
-        decompositions: of every firing.
+        decompositions: of every snapshot.
         names: ``(T, n, K)``, what each component is called within its image; -1 for padding.
         gains: ``(T, n, K)``; NaN where there is none.
         shares: ``(T, n, K)``, of the energy.
@@ -41,7 +41,7 @@ class Findings:
     shares: Tensor
 
     @classmethod
-    def of(cls, run: Run) -> "Findings":
+    def of(cls, run: Run) -> "RunFindings":
         """Arrange the records of a run."""
         decompositions = tuple(record.decomposition for record in run.records)
         valid = [record.valid for record in run.records]
@@ -92,7 +92,7 @@ class Pairs:
         return sum(values) / len(values) if values else math.nan
 
 
-def pair(first: Findings, second: Findings, at: tuple[int, ...]) -> Pairs | None:
+def pair(first: RunFindings, second: RunFindings, at: tuple[int, ...]) -> Pairs | None:
     """Match the components of two runs of one probe by their patterns alone, as between any two networks.
 
     Args:
@@ -150,7 +150,7 @@ class Card:
     blocks: tuple[Block, ...]
 
 
-def cards(found: Sequence[Findings], timeline: Timeline, rows: Sequence[int], pairs: Pairs | None) -> list[Card]:
+def cards(found: Sequence[RunFindings], timeline: Timeline, rows: Sequence[int], pairs: Pairs | None) -> list[Card]:
     """Make the cards of some images."""
     return [_card(found, timeline, row, pairs) for row in rows]
 
@@ -161,7 +161,7 @@ def style_of(column: int) -> str:
     return f"c{column % _N_COLOURS}" + (f" dash{min(dashes, 2)}" if dashes else "")
 
 
-def _card(found: Sequence[Findings], timeline: Timeline, row: int, pairs: Pairs | None) -> Card:
+def _card(found: Sequence[RunFindings], timeline: Timeline, row: int, pairs: Pairs | None) -> Card:
     columns = [keep_columns(each.names[:, row]) for each in found]
     keys = [{name: str(name) for name in columns[0]}]
     if len(found) > 1:
@@ -194,7 +194,7 @@ def _card(found: Sequence[Findings], timeline: Timeline, row: int, pairs: Pairs 
     return Card(row, f"{first.class_name(int(first.last.labels[row]))} · image {first.last.ids[row]}", blocks)
 
 
-def _likenesses(found: Sequence[Findings], row: int, pairs: Pairs | None) -> list[dict[int, str]]:
+def _likenesses(found: Sequence[RunFindings], row: int, pairs: Pairs | None) -> list[dict[int, str]]:
     """For each run, what to say of the components that have a partner in the other one."""
     texts: list[dict[int, str]] = [{} for _ in found]
     if pairs is not None:
@@ -205,7 +205,7 @@ def _likenesses(found: Sequence[Findings], row: int, pairs: Pairs | None) -> lis
     return texts
 
 
-def _gain_lines(found: Findings, columns: dict[int, int], keys: dict[int, str], row: int) -> tuple[Line, ...]:
+def _gain_lines(found: RunFindings, columns: dict[int, int], keys: dict[int, str], row: int) -> tuple[Line, ...]:
     names, gains = found.names[:, row], found.gains[:, row]
     lines = []
     ended = {
@@ -228,7 +228,7 @@ def called(run: Run, name: int) -> str:
     return f"no. {name}" if run.is_tracked else f"rank {name + 1}"
 
 
-def _settled_note(found: Findings, row: int) -> str:
+def _settled_note(found: RunFindings, row: int) -> str:
     if not found.run.is_tracked or len(found.run.records) < 2:
         return ""
     epoch = found.settled[row]
@@ -245,23 +245,23 @@ class _Places:
     n_columns: int
 
 
-def _data(found: Findings, row: int, places: _Places) -> dict[str, Any]:
-    """Maps, limits and captions of one image over all firings of one run."""
+def _data(found: RunFindings, row: int, places: _Places) -> dict[str, Any]:
+    """Maps, limits and captions of one image over all snapshots of one run."""
     maps = []
     for decomposition in found.decompositions:
         maps += [decomposition.cam[row, None], decomposition.ossms[row]]
     text, limits = packed(torch.cat(maps))
-    per_firing = 1 + found.names.shape[2]
-    by_firing = [limits[start : start + per_firing] for start in range(0, len(limits), per_firing)]
+    per_snapshot = 1 + found.names.shape[2]
+    by_snapshot = [limits[start : start + per_snapshot] for start in range(0, len(limits), per_snapshot)]
     return {
         "maps": text,
-        "limits": by_firing,
+        "limits": by_snapshot,
         "shared": [
-            max((firing[0] or 0 for firing in by_firing), default=0),
-            max((limit or 0 for firing in by_firing for limit in firing[1:]), default=0),
+            max((each[0] or 0 for each in by_snapshot), default=0),
+            max((limit or 0 for each in by_snapshot for limit in each[1:]), default=0),
         ],
-        "verdicts": [_verdict(found.run, index, row) for index in range(len(by_firing))],
-        "tiles": [_tiles(found, index, row, places) for index in range(len(by_firing))],
+        "verdicts": [_verdict(found.run, index, row) for index in range(len(by_snapshot))],
+        "tiles": [_tiles(found, index, row, places) for index in range(len(by_snapshot))],
     }
 
 
@@ -275,8 +275,8 @@ def _verdict(run: Run, index: int, row: int) -> str:
     return f"✓ {sure}" if answer == label else f"✗ {run.class_name(answer)} {sure}"
 
 
-def _tiles(found: Findings, index: int, row: int, places: _Places) -> list[list[Any] | None]:
-    """What is in each column at one firing: rank, key, name, gain, share, confidence, event, partner."""
+def _tiles(found: RunFindings, index: int, row: int, places: _Places) -> list[list[Any] | None]:
+    """What is in each column at one snapshot: rank, key, name, gain, share, confidence, event, partner."""
     record = found.run.records[index]
     tiles: list[list[Any] | None] = [None] * places.n_columns
     for rank, name in enumerate(found.names[index, row].tolist()):
@@ -297,8 +297,8 @@ def _tiles(found: Findings, index: int, row: int, places: _Places) -> list[list[
     return tiles
 
 
-def _event(found: Findings, index: int, row: int, rank: int) -> str:
-    """Whether a component is new or turned its sign; in the first firing everything is new, so nothing is."""
+def _event(found: RunFindings, index: int, row: int, rank: int) -> str:
+    """Whether a component is new or turned its sign; in the first snapshot everything is new, so nothing is."""
     record = found.run.records[index]
     if not found.run.is_tracked or index == 0:
         return ""

@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over the firings of one run.
+    """Lines over the snapshots of one run.
 
     Attributes:
         title: what the values are.
@@ -63,12 +63,12 @@ class Chart:
 
     @property
     def left(self) -> int:
-        """Where the first firing is."""
+        """Where the first snapshot is."""
         return _LEFT
 
     @property
     def right(self) -> int:
-        """Where the last firing is."""
+        """Where the last snapshot is."""
         return self.size[0] - _RIGHT
 
     @property
@@ -106,7 +106,7 @@ class Chart:
         return [(self.x(position), words[position]) for position in range(0, len(words), stride)]
 
     def points(self, line: Line) -> list[list[tuple[float, float]]]:
-        """The line in pieces: it breaks where the run fired without finding a value."""
+        """The line in pieces: it breaks at a snapshot without a value."""
         pieces: list[list[tuple[float, float]]] = [[]]
         for position, value in zip(self.positions, line.values, strict=True):
             if value is not None:

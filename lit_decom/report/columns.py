@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def keep_columns(names: Tensor) -> dict[int, int]:
-    """Give every component a column that nobody else has from its first to its last firing.
+    """Give every component a column that nobody else has from its first to its last snapshot.
 
     Taken by first appearance, the lowest free column each: the fewest columns that can do (colouring of intervals).
 
     Args:
-        names: ``(T, K)``, what each component of an image is called at each firing; -1 for none.
+        names: ``(T, K)``, what each component of an image is called at each snapshot; -1 for none.
 
     Returns:
         Column by name.
@@ -24,16 +24,16 @@ def keep_columns(names: Tensor) -> dict[int, int]:
         >>> keep_columns(torch.tensor([[0, 1], [2, 0]]))
         {0: 0, 1: 1, 2: 1}
     """
-    last = {name: firing for firing, row in enumerate(names.tolist()) for name in row if name >= 0}
+    last = {name: time for time, row in enumerate(names.tolist()) for name in row if name >= 0}
     columns: dict[int, int] = {}
     busy_until: list[int] = []
-    for firing, row in enumerate(names.tolist()):
+    for time, row in enumerate(names.tolist()):
         for name in row:
             if name < 0 or name in columns:
                 continue
-            free = next((index for index, end in enumerate(busy_until) if end < firing), len(busy_until))
+            free = next((index for index, end in enumerate(busy_until) if end < time), len(busy_until))
             if free == len(busy_until):
-                busy_until.append(firing)
+                busy_until.append(time)
             busy_until[free] = last[name]
             columns[name] = free
     return columns
@@ -71,8 +71,8 @@ def names_of(identities: Sequence[Tensor | None], valid: Sequence[Tensor]) -> tu
     """Call components by identity or, where they have none, by rank; -1 for padding.
 
     Args:
-        identities: one ``(n, K)`` per firing, or None throughout.
-        valid: ``(n, K)`` bool per firing.
+        identities: one ``(n, K)`` per snapshot, or None throughout.
+        valid: ``(n, K)`` bool per snapshot.
     """
     ranks = torch.arange(valid[0].shape[1])
     return tuple(

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_decom import keys
 from lit_decom.functional.curves import mean_absolute_change
 from lit_decom.records import Snapshot
-from lit_decom.report.cards import GAIN, Findings, style_of
+from lit_decom.report.cards import GAIN, RunFindings, style_of
 from lit_decom.report.charts import LARGE, SMALL, Chart, Line, drawn, finite, limits_of
 from lit_decom.report.columns import count, keep_columns
 from lit_decom.report.runs import Run
@@ -46,14 +47,14 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedSection:
     """What a run's shared components are.
 
     Attributes:
         n_columns: of them.
         styles: the colour of each.
         data: what the page's script draws from.
-        rows: of the images that any of them fires in.
+        rows: of the images in which any of them is strongest.
     """
 
     n_columns: int
@@ -94,20 +95,20 @@ def panel(
     )
 
 
-def gain_by_rank(found: Sequence[Findings], timeline: Timeline) -> Panel | None:
+def gain_by_rank(found: Sequence[RunFindings], timeline: Timeline) -> Panel | None:
     """The mean score gain over all images, one line per rank."""
     everyone = [torch.ones(each.gains.shape[1], dtype=torch.bool) for each in found]
     lines = [_rank_lines(each.gains, images) for each, images in zip(found, everyone, strict=True)]
     return panel(f"By rank, all {len(everyone[0])} images", GAIN, lines, timeline, include=[0.0])
 
 
-def gain_by_identity(found: Sequence[Findings], timeline: Timeline) -> Panel | None:
+def gain_by_identity(found: Sequence[RunFindings], timeline: Timeline) -> Panel | None:
     """The mean score gain of the components that were first in their images, wherever they rank now; if tracked."""
     lines = [_first_lines(each) if each.run.is_tracked else [] for each in found]
-    return panel("Components of the first firing, wherever they rank later", GAIN, lines, timeline, include=[0.0])
+    return panel("Components of the first snapshot, wherever they rank later", GAIN, lines, timeline, include=[0.0])
 
 
-def gain_by_class(found: Sequence[Findings], timeline: Timeline) -> list[Panel]:
+def gain_by_class(found: Sequence[RunFindings], timeline: Timeline) -> list[Panel]:
     """The mean score gain over the images of each class, one line per rank."""
     labels = found[0].run.last.labels
     panels = []
@@ -120,13 +121,13 @@ def gain_by_class(found: Sequence[Findings], timeline: Timeline) -> list[Panel]:
     return [each for each in panels if each is not None]
 
 
-def change_sentence(found: Findings) -> str:
-    """Say how much the gain of a component moves between firings, by identity and by rank."""
+def change_sentence(found: RunFindings) -> str:
+    """Say how much the gain of a component moves between snapshots, by identity and by rank."""
     change = mean_absolute_change(found.names, found.gains)
     if not found.run.is_tracked or not change.pairs:
         return ""
     return (
-        f"From one firing to the next, the gain of a component changes by {change.by_identity:.2f} on average; "
+        f"From one snapshot to the next, the gain of a component changes by {change.by_identity:.2f} on average; "
         f"by rank it would be {change.by_rank:.2f} ({change.pairs} pairs)."
     )
 
@@ -142,8 +143,8 @@ def shared_energy(runs: Sequence[Run], timeline: Timeline) -> Panel | None:
     )
 
 
-def shared_components(run: Run, letter: str = "a") -> Shared | None:
-    """Arrange where the shared components fire most, firing by firing; None if no record has any.
+def shared_components(run: Run, letter: str = "a") -> SharedSection | None:
+    """Arrange where the shared components are strongest, snapshot by snapshot; None if no record has any.
 
     Args:
         run: whose components; those of two runs are not matched.
@@ -176,13 +177,13 @@ def shared_components(run: Run, letter: str = "a") -> Shared | None:
                 crops,
             ]
         frames.append(frame)
-    return Shared(n_columns, tuple(style_of(column) for column in range(n_columns)), frames, tuple(sorted(rows)))
+    return SharedSection(n_columns, tuple(style_of(column) for column in range(n_columns)), frames, tuple(sorted(rows)))
 
 
 def logged_numbers(runs: Sequence[Run], timeline: Timeline) -> tuple[list[Panel], list[str]]:
     """Draw every logged number that belongs to no component and no score, and name those that are always 0."""
-    names = sorted({name for run in runs for record in run.records for name in record.numbers if "/" not in name})
-    panels, idle = [], []
+    names = sorted({name for run in runs for record in run.records for name in record.numbers if keys.is_single(name)})
+    panels, idle = [panel("seconds", "seconds per snapshot", list(map(_cost_lines, runs)), timeline, size=SMALL)], []
     for name in names:
         values = [[_number(record, name) for record in run.records] for run in runs]
         if all(value in (None, 0.0) for each in values for value in each):
@@ -193,9 +194,30 @@ def logged_numbers(runs: Sequence[Run], timeline: Timeline) -> tuple[list[Panel]
     return [each for each in panels if each is not None], idle
 
 
+def cost_sentence(run: Run) -> str:
+    """Say how long the snapshots took, and what for."""
+    costs = [keys.seconds_of(record.numbers) for record in run.records]
+    known = [cost for cost in costs if cost]
+    if not known:
+        return "unknown cost"
+    means = {part: sum(cost.get(part, 0.0) for cost in known) / len(known) for part in known[-1]}
+    parts = ", ".join(f"{part} {mean:.2f}" for part, mean in means.items())
+    total = sum(sum(cost.values()) for cost in known)
+    return f"{sum(means.values()):.2f} s per snapshot ({parts}), {total:.1f} s in total"
+
+
 def words(name: str) -> str:
     """Write the name of a number as one reads it."""
     return " ".join(_SPELLED.get(word, word) for word in name.split("_"))
+
+
+def _cost_lines(run: Run) -> list[Line]:
+    costs = [keys.seconds_of(record.numbers) for record in run.records]
+    parts = dict.fromkeys(part for cost in costs for part in cost)
+    return [
+        Line(f"seconds to {part}", tuple(finite(cost.get(part)) for cost in costs), style_of(index), part)
+        for index, part in enumerate(parts)
+    ]
 
 
 def _rank_lines(gains: Tensor, images: Tensor) -> list[Line]:
@@ -208,7 +230,7 @@ def _rank_lines(gains: Tensor, images: Tensor) -> list[Line]:
     ]
 
 
-def _first_lines(found: Findings) -> list[Line]:
+def _first_lines(found: RunFindings) -> list[Line]:
     # Identities count from 0 in each image, in the order of the ranks in which it was first seen.
     lines = []
     for name in range(found.names.shape[2]):

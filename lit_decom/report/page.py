@@ -10,13 +10,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from lit_decom.functional.intervals import MIN_IMAGES
 from lit_decom.records import RunDirectoryError
 from lit_decom.render import heat_colours, ossm_grids
-from lit_decom.report.cards import Card, Findings, Pairs, cards, pair
-from lit_decom.report.charts import finite
+from lit_decom.report.cards import Card, Pairs, RunFindings, cards, pair
 from lit_decom.report.overview import (
-    Shared,
+    SharedSection,
     change_sentence,
+    cost_sentence,
     gain_by_class,
     gain_by_identity,
     gain_by_rank,
@@ -27,7 +28,7 @@ from lit_decom.report.overview import (
 )
 from lit_decom.report.pictures import data_uri, photo
 from lit_decom.report.runs import Run, read_run
-from lit_decom.report.scores import scores_of
+from lit_decom.report.scores import dropped_metrics, scores_of
 from lit_decom.report.timeline import Timeline, events_of
 
 _CANVAS_SIDE = 112
@@ -85,7 +86,7 @@ def _require_same_probe(first: Run, second: Run) -> None:
 
 def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str:
     timeline = Timeline.of(runs)
-    found = [Findings.of(run) for run in runs]
+    found = [RunFindings.of(run) for run in runs]
     rows = range(min(n_drawn, len(runs[0].last.ids)))
     pairs, matching = _matched(found, timeline, match_epoch)
     drawn = cards(found, timeline, rows, pairs)
@@ -105,6 +106,8 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
         "by_class": gain_by_class(found, timeline),
         "changes": [change_sentence(each) for each in found],
         "scores": scores_of(runs, timeline),
+        "min_images": MIN_IMAGES,
+        "dropped": [dropped_metrics(run) for run in runs],
         "shared": shared,
         "shared_energy": shared_energy(runs, timeline),
         "panels": panels,
@@ -128,13 +131,15 @@ def _source(name: str) -> str:
     return (Path(__file__).parents[1] / "templates" / name).read_text(encoding="utf-8")
 
 
-def _matched(found: Sequence[Findings], timeline: Timeline, epoch: int | None) -> tuple[Pairs | None, str]:
+def _matched(found: Sequence[RunFindings], timeline: Timeline, epoch: int | None) -> tuple[Pairs | None, str]:
     """Match the components of two runs, and say in a sentence how."""
     if len(found) < _MOST_RUNS:
         return None, ""
     at = timeline.common(epoch)
     if at is None and epoch is not None:
-        raise RunDirectoryError(f"Expected both runs to have fired in epoch {epoch} (`match_epoch`), but they did not.")
+        raise RunDirectoryError(
+            f"Expected both runs to have a snapshot of epoch {epoch} (`match_epoch`), but they do not."
+        )
     if at is None:
         return None, "The runs have no epoch in common, so components are not matched: each run has its own colours."
     pairs = pair(found[0], found[1], at)
@@ -152,15 +157,13 @@ def _matched(found: Sequence[Findings], timeline: Timeline, epoch: int | None) -
 
 def _about(run: Run, timeline: Timeline) -> dict[str, Any]:
     """The run in words and numbers."""
-    seconds = [finite(record.numbers.get("seconds")) for record in run.records]
-    known = [value for value in seconds if value is not None]
-    cost = f"{sum(known) / len(known):.2f} s per firing, {sum(known):.1f} s in total" if known else "unknown"
+    cost = cost_sentence(run)
     first, last = run.records[0], run.last
     right = int((last.logits.argmax(dim=1) == last.labels).sum())
     facts: dict[str, tuple[str, ...]] = {
-        "firings": (f"{len(run.records)}, epoch {first.epoch} to {last.epoch}, step {first.step} to {last.step}",),
+        "snapshots": (f"{len(run.records)}, epoch {first.epoch} to {last.epoch}, step {first.step} to {last.step}",),
         "probe": (f"{len(last.ids)} images, {right} classified right at the end",),
-        "cost of explaining": (cost,),
+        "cost": (cost,),
     }
     facts |= {words(name): _setting(value) for name, value in run.settings.items()}
     return {
@@ -169,7 +172,7 @@ def _about(run: Run, timeline: Timeline) -> dict[str, Any]:
         "notes": run.notes,
         "method": str(run.settings.get("method", "an unknown method")),
         "layer": str(run.settings.get("target_layer", "an unknown layer")),
-        "n_firings": len(run.records),
+        "n_snapshots": len(run.records),
         "n_images": len(last.ids),
         "n_right": right,
         "n_components": last.valid.shape[1],
@@ -195,8 +198,8 @@ def _photos(run: Run, rows: set[int]) -> dict[int, str]:
     return {row: data_uri(photo(run.probe.images[row])) for row in sorted(rows)}
 
 
-def _still(run: Run, found: Findings, rows: range) -> Any:
-    """The OSSM grid of the last firing as one picture, for those without scripts."""
+def _still(run: Run, found: RunFindings, rows: range) -> Any:
+    """The OSSM grid of the last snapshot as one picture, for those without scripts."""
     decomposition = found.decompositions[-1]
     shape = (len(run.last.ids), 3, _CANVAS_SIDE, _CANVAS_SIDE)
     images = run.probe.images if run.probe else decomposition.cam.new_full(shape, 0.5)
@@ -223,7 +226,7 @@ def _data(
     runs: Sequence[Run],
     timeline: Timeline,
     drawn: Sequence[Card],
-    shared: Sequence[Shared | None],
+    shared: Sequence[SharedSection | None],
     photos: Mapping[int, str],
 ) -> dict[str, Any]:
     """What the page's script draws from."""

@@ -10,7 +10,7 @@ from zipfile import is_zipfile
 from torch import Tensor
 
 from lit_decom.probe import Probe
-from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot
+from lit_decom.records import RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot
 
 _SHAPES: Mapping[str, str] = {
     "labels": "n",
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def last(self) -> Snapshot:
-        """The record of the last firing."""
+        """The last snapshot."""
         return self.records[-1]
 
     @property
@@ -100,6 +100,7 @@ def read_run(path: Path) -> Run:
         path: the run directory, or a folder with exactly one below it.
 
     Raises:
+        RecordLayoutError: if another version of lit-decom wrote all the records.
         RunDirectoryError: if there is no run, more than one, or no record that can be read.
     """
     path = _only_run(path)
@@ -153,21 +154,28 @@ def _readable(files: Sequence[Path]) -> tuple[list[Snapshot], list[str]]:
     """The records that fit together with the last one that is whole, and what is wrong with the others."""
     found: list[Snapshot] = []
     faults: list[str] = []
+    outdated: list[RecordLayoutError] = []
     for file in reversed(files):
         try:
             record = Snapshot.load(_whole(file))
             fault = _fault(record, found[0] if found else record)
+        except RecordLayoutError as error:
+            outdated.append(error)
+            continue
         except RunDirectoryError as error:
             fault = str(error)
         if fault is None:
             found.append(record)
         else:
             faults.insert(0, fault if file.name in fault else f"{file.name}: {fault}")
-    if faults:
-        count = "1 record" if len(faults) == 1 else f"{len(faults)} records"
-        faults.insert(
-            0, f"{count} of {len(files)} could not be read and {'is' if len(faults) == 1 else 'are'} left out."
-        )
+    if outdated and not found and not faults:
+        raise RecordLayoutError(f"None of the {len(files)} records in {files[0].parent} can be read. {outdated[-1]}")
+    # One of them stands for all, which have the same remedy.
+    faults += [str(error) for error in outdated[-1:]]
+    n_bad = len(files) - len(found)
+    if n_bad:
+        count = "1 record" if n_bad == 1 else f"{n_bad} records"
+        faults.insert(0, f"{count} of {len(files)} could not be read and {'is' if n_bad == 1 else 'are'} left out.")
     return found[::-1], faults
 
 

@@ -1,4 +1,4 @@
-"""When the runs of a report fired: the positions of its slider."""
+"""When the snapshots of a report were taken: the positions of its slider."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from torch import Tensor
 from lit_decom.report.runs import Run
 
 Moment = tuple[int, int]
-"""An epoch, and which of its firings: 0 for the first."""
+"""An epoch, and which of its snapshots: 0 for the first."""
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The moments at which at least one run fired.
+    """The moments at which at least one run has a snapshot.
 
     Attributes:
         moments: in their order.
@@ -34,7 +34,7 @@ class Timeline:
         own = [_moments(run) for run in runs]
         moments = tuple(sorted(set().union(*own)))
         several = {epoch for epoch, nth in moments if nth > 0}
-        labels = [f"epoch {epoch}" + (f", firing {nth + 1}" if epoch in several else "") for epoch, nth in moments]
+        labels = [f"epoch {epoch}" + (f", snapshot {nth + 1}" if epoch in several else "") for epoch, nth in moments]
         at = {moment: index for index, moment in enumerate(moments)}
         if len(runs) == 1:
             for moment, record in zip(own[0], runs[0].records, strict=True):
@@ -50,7 +50,7 @@ class Timeline:
         return len(self.moments)
 
     def common(self, epoch: int | None = None) -> tuple[int, ...] | None:
-        """The index of each run's record at the last moment at which all of them fired, at ``epoch`` if given."""
+        """The index of each run's record at the last moment (of ``epoch``, if given) at which all have one."""
         for position in reversed(range(len(self))):
             if epoch in (None, self.moments[position][0]) and all(position in mine for mine in self.positions):
                 return tuple(mine.index(position) for mine in self.positions)
@@ -59,7 +59,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Events:
-    """What happened to the components of a probe at one firing, over all images seen before."""
+    """What happened to the components of a probe at one snapshot, over all images seen before."""
 
     born: int
     ended: int
@@ -67,7 +67,7 @@ class Events:
 
 
 def events_of(run: Run) -> list[Events]:
-    """Count births, deaths and flips of every firing; an image that is seen for the first time has none.
+    """Count births, deaths and flips of every snapshot; an image that is seen for the first time has none.
 
     Args:
         run: a tracked one.
@@ -92,11 +92,11 @@ def _tensor(value: Tensor | None) -> Tensor:
 
 
 def _moments(run: Run) -> list[Moment]:
-    fired: Counter[int] = Counter()
+    so_far: Counter[int] = Counter()
     moments = []
     for record in run.records:
-        moments.append((record.epoch, fired[record.epoch]))
-        fired[record.epoch] += 1
+        moments.append((record.epoch, so_far[record.epoch]))
+        so_far[record.epoch] += 1
     return moments
 
 

@@ -143,7 +143,7 @@
     const [cam, ...columns] = block.tiles;
     block.element.querySelector(".verdict").textContent = frame === null ? "" : block.image.verdicts[frame];
     block.element.querySelector(".stale").textContent = frame === null
-      ? "Did not fire yet." : run.labels[frame] === data.labels[position] ? "" : `No record here: ${run.labels[frame]} is shown.`;
+      ? "No snapshot yet." : run.labels[frame] === data.labels[position] ? "" : `No record here: ${run.labels[frame]} is shown.`;
     if (frame === null) {
       for (const tile of block.tiles) clear(tile, tile.querySelector("canvas"), "Nothing yet");
       return;
@@ -216,7 +216,7 @@
   slider.addEventListener("input", () => { pause(); showSoon(); });
   for (const choice of document.querySelectorAll("input[name=scale]")) choice.addEventListener("change", showSoon);
 
-  // A click into a chart goes to the firing there.
+  // A click into a chart goes to the snapshot there.
   document.addEventListener("click", (event) => {
     const chart = event.target.closest(".chart");
     if (!chart || !last) return;

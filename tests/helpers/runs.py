@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_decom.methods.decom_cam import Decomposition
 from lit_decom.probe import Probe
 from lit_decom.records import RunDirectory, Snapshot
+from lit_decom.scores import Score, numbers_of
 
 CLASSES = ("owl", "cat <script>alert('x')</script>", "fox & hen", 'dog "rex"')
 CHANCE_LEVELS = {"random_map": 0.25, "center_map": 0.375, "grad_cam": 0.4375}
@@ -112,7 +113,8 @@ def record_of(plan: Plan, epoch: int, **changes: Any) -> Snapshot:
         labels=probe.labels,
         targets=probe.labels,
         logits=logits,
-        numbers=numbers_of(plan, epoch),
+        numbers=logged_of(plan, epoch),
+        metric_scores=scores_of(plan, epoch) if plan.scored else (),
         settings=settings_of(plan),
         **(_tracking(plan, epoch) if plan.tracked else {}),
         **(_sharing(plan, epoch) if plan.shared else {}),
@@ -120,21 +122,37 @@ def record_of(plan: Plan, epoch: int, **changes: Any) -> Snapshot:
     return replace(record, **changes)
 
 
-def numbers_of(plan: Plan, epoch: int) -> dict[str, float]:
-    """What was logged: scores in powers of two, so that they are exact however they are written."""
-    numbers = {"effective_rank": 2.5 + epoch, "blank_maps": 0.0, "seconds": 1.5, "score_gain/rank_01": 1.0}
-    if not plan.scored:
-        return numbers
-    for stratum in ("all", "correct", "incorrect"):
-        numbers[f"energy_pointing_game/{stratum}"] = score(epoch, stratum)
-        numbers[f"average_drop/{stratum}"] = score(epoch, stratum)
-        numbers[f"energy_pointing_game/{stratum}_low"] = score(epoch, stratum) - 0.0625
-        numbers[f"energy_pointing_game/{stratum}_high"] = score(epoch, stratum) + 0.0625
-        numbers[f"energy_pointing_game/{stratum}/grad_cam"] = CHANCE_LEVELS["grad_cam"]
-    numbers |= {f"energy_pointing_game/all/{name}": level for name, level in CHANCE_LEVELS.items()}
-    numbers |= {"average_drop/all/random_map": 0.25, "energy_pointing_game/gap": 0.3125}
-    numbers |= {"energy_pointing_game/fixed_correct": 0.71875, "count/fixed_correct": 2.0}
-    return numbers | {"count/all": float(plan.n_images), "count/correct": plan.n_images - 1.0, "count/incorrect": 1.0}
+def scores_of(plan: Plan, epoch: int) -> tuple[Score, ...]:
+    """What was scored, in powers of two, so that it is exact however it is written.
+
+    By paired differences the energy pointing game beats random maps, but not a centred blob, and the average drop
+    loses.
+    """
+    n = plan.n_images
+    counts = {"all": n, "correct": n - 1, "incorrect": 1}
+    found = []
+    for metric, is_higher in (("energy_pointing_game", True), ("average_drop", False)):
+        for stratum, images in counts.items():
+            value, sure = score(epoch, stratum), (metric, stratum) != ("average_drop", "all") and images > 1
+            ends = (value - 0.0625, value + 0.0625) if sure else None
+            found.append(Score(metric, stratum, "", value, images, interval=ends, higher_is_better=is_higher))
+            for name, level in CHANCE_LEVELS.items():
+                margin = value - level if is_higher else level - value
+                spread = 0.25 if name == "center_map" else 0.03125
+                paired = (margin - spread, margin + spread) if images > 1 else None
+                found.append(
+                    Score(metric, stratum, name, level, images, paired_difference=paired, higher_is_better=is_higher)
+                )
+    gap = Score("energy_pointing_game", "gap", "", 0.3125, n, interval=(0.25, 0.375))
+    fixed = Score("energy_pointing_game", "fixed_correct", "", 0.71875, 2, undefined=1, higher_is_better=True)
+    return (*found, gap, fixed)
+
+
+def logged_of(plan: Plan, epoch: int) -> dict[str, float]:
+    """What was logged."""
+    numbers = {"effective_rank": 2.5 + epoch, "blank_maps": 0.0, "score_gain/rank_01": 1.0}
+    numbers |= {"seconds/explain": 1.0, "seconds/score": 0.25, "seconds/track": 0.25}
+    return numbers | (numbers_of(scores_of(plan, epoch)) if plan.scored else {})
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
