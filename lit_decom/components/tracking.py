@@ -23,6 +23,7 @@ from lit_decom.functional.alignment import (
 )
 
 _STATE_VERSION = 1
+_Size = tuple[int, int | None, bool]
 
 
 @dataclass(frozen=True)
@@ -167,12 +168,14 @@ class ComponentTracker:
         self._check_ids(ids, len(usable), step)
         snapshot = _on_cpu(patterns, singular_values, loadings, channels)
         events, deaths, states = _nothing_seen(*usable.shape), [torch.empty(0, dtype=torch.int64)] * len(usable), {}
-        for index, (name, present) in enumerate(zip(ids, usable, strict=True)):
-            if present.any():
-                state = self._images.get(name, _ImageState(step, 0, ()))
-                row = {event: column[index] for event, column in events.items()}
-                observation = _observation({part: batch[index] for part, batch in snapshot.items()}, present)
-                states[name], deaths[index] = self._follow(state, observation, step, row)
+        news = {
+            index: _observation({part: batch[index] for part, batch in snapshot.items()}, usable[index])
+            for index in usable.any(dim=1).nonzero().flatten().tolist()
+        }
+        olds = {index: self._images.get(ids[index], _ImageState(step, 0, ())) for index in news}
+        for index, match in self._matches(olds, news).items():
+            row = {event: column[index] for event, column in events.items()}
+            states[ids[index]], deaths[index] = self._follow(olds[index], news[index], match, step, row)
         self._images.update(states)
         device = patterns.device
         columns = {event: column.to(device) for event, column in events.items()}
@@ -215,15 +218,28 @@ class ComponentTracker:
                     f"but got {step}."
                 )
 
+    def _matches(self, olds: dict[int, _ImageState], news: dict[int, _Observation]) -> dict[int, Matching]:
+        """Match every image's components with its earlier ones; images whose numbers are alike go together."""
+        alike: dict[tuple[_Size, ...], list[int]] = {}
+        for index, one in news.items():
+            alike.setdefault((_size(one), *map(_size, olds[index].observations)), []).append(index)
+        found: dict[int, Matching] = {}
+        for (size, *old_sizes), images in alike.items():
+            nothing = torch.zeros(len(images), 0, size[0], dtype=torch.float64)
+            new = [news[index] for index in images]
+            parts = [
+                self._cosines([olds[index].observations[nth] for index in images], new) for nth in range(len(old_sizes))
+            ]
+            match = self._match(torch.cat([nothing, *parts], dim=1), old_sizes[0][0] if old_sizes else 0)
+            for row, index in enumerate(images):
+                found[index] = Matching(**{name: column[row : row + 1] for name, column in vars(match).items()})
+        return {index: found[index] for index in news}
+
     def _follow(
-        self, state: _ImageState, new: _Observation, step: int, row: dict[str, Tensor]
+        self, state: _ImageState, new: _Observation, match: Matching, step: int, row: dict[str, Tensor]
     ) -> tuple[_ImageState, Tensor]:
-        """Match one image's components with its earlier ones, fill in its row of events, return the deaths."""
-        n_new = len(new.ranks)
-        nothing = torch.zeros(0, n_new, dtype=torch.float64)
-        cosines = torch.cat([nothing, *(self._cosines(old, new) for old in state.observations)])
-        match = self._match(cosines, len(state.observations[0].ranks) if state.observations else 0)
-        origin = invert_assignment(match.assignment, n_new)[0]
+        """Name one image's components after those they are matched with, fill in its events, return the deaths."""
+        origin = invert_assignment(match.assignment, len(new.ranks))[0]
         known = origin >= 0
         source = origin[known]
 
@@ -251,28 +267,28 @@ class ComponentTracker:
 
         Those that are waited for get what is left, so that patience can turn births into returns and nothing else.
         """
-        table = cosines.unsqueeze(0)
-        last, waiting = table[:, :n_last], table[:, n_last:]
-        free = torch.ones(1, table.shape[2], dtype=torch.bool)
+        last, waiting = cosines[:, :n_last], cosines[:, n_last:]
+        free = torch.ones(cosines.shape[::2], dtype=torch.bool)
         assignments = []
         for part in (last, waiting):
-            everyone = torch.ones(1, part.shape[1], dtype=torch.bool)
+            everyone = torch.ones(part.shape[:2], dtype=torch.bool)
             found = assign_components(part, everyone, free, min_similarity=self.min_similarity).assignment
-            free = free & (invert_assignment(found, table.shape[2]) < 0)
+            free = free & (invert_assignment(found, cosines.shape[2]) < 0)
             assignments.append(found)
-        return rate_assignment(table, torch.cat(assignments, dim=1))
+        return rate_assignment(cosines, torch.cat(assignments, dim=1))
 
-    def _cosines(self, old: _Observation, new: _Observation) -> Tensor:
+    def _cosines(self, old: Sequence[_Observation], new: Sequence[_Observation]) -> Tensor:
+        """Signed similarities ``(B, M, K)`` of images whose numbers of components are alike."""
         return component_similarity(
-            old.patterns.unsqueeze(0),
-            new.patterns.unsqueeze(0),
-            loadings=_batched(old.loadings),
-            new_loadings=_batched(new.loadings),
-            channels=_batched(old.channels),
-            new_channels=_batched(new.channels),
+            torch.stack([one.patterns for one in old]),
+            torch.stack([one.patterns for one in new]),
+            loadings=_stacked([one.loadings for one in old]),
+            new_loadings=_stacked([one.loadings for one in new]),
+            channels=_stacked([one.channels for one in old]),
+            new_channels=_stacked([one.channels for one in new]),
             spatial_weight=self.spatial_weight,
             channel_weight=self.channel_weight,
-        )[0]
+        )
 
     def _waiting(self, state: _ImageState, lost: Tensor) -> tuple[list[_Observation], Tensor]:
         """Keep the unmatched components that may still come back; the identities of the others are dead."""
@@ -341,8 +357,15 @@ def _restored(saved: dict[str, Any]) -> _Observation:
     return _Observation(**values)
 
 
-def _batched(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.unsqueeze(0)
+def _size(observation: _Observation) -> _Size:
+    """How many components and channels there are, and whether the channels are named."""
+    loadings = observation.loadings
+    return len(observation.ranks), None if loadings is None else len(loadings), observation.channels is not None
+
+
+def _stacked(values: Sequence[Tensor | None]) -> Tensor | None:
+    known = [value for value in values if value is not None]
+    return torch.stack(known) if known else None
 
 
 def _gathered(state: _ImageState, name: str) -> Tensor:

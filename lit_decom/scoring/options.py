@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from lit_decom.methods.base import METHODS
@@ -102,15 +103,22 @@ def named_metrics(metrics: Sequence[PerImageMetric] | Mapping[str, PerImageMetri
     return named
 
 
-def needs_of(metric: PerImageMetric) -> set[str]:
+def needs_of(metric: PerImageMetric) -> frozenset[str]:
     """Name what a metric cannot do without."""
-    parameters = inspect.signature(metric.update).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.default is inspect.Parameter.empty}
+    return _arguments(type(metric))[0]
 
 
-def takes_of(metric: PerImageMetric) -> set[str]:
+def takes_of(metric: PerImageMetric) -> frozenset[str]:
     """Name what a metric can use."""
-    return set(inspect.signature(metric.update).parameters)
+    return _arguments(type(metric))[1]
+
+
+@cache
+def _arguments(kind: type[PerImageMetric]) -> tuple[frozenset[str], frozenset[str]]:
+    """Arguments of ``update`` without a default, and all of them."""
+    _, *parameters = inspect.signature(kind.update).parameters.values()
+    needed = frozenset(entry.name for entry in parameters if entry.default is inspect.Parameter.empty)
+    return needed, frozenset(entry.name for entry in parameters)
 
 
 def default_metrics(probe: Probe) -> list[PerImageMetric]:
