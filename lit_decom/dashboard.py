@@ -57,7 +57,7 @@ def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
     sanity = [
         _lines("Energy in the mask against Grad-CAM and chance", prefix, r"energy_pointing_game/all(/\w+)?"),
         _lines("Parts covered against a random basis", prefix, r"part_coverage/all(/\w+)?"),
-        _lines("What went wrong", prefix, "errors|blank_maps|nonfinite_images|uniform_weights|undefined/.*"),
+        _lines("What went wrong", prefix, "errors|blank_maps|nonfinite_images|uniform_weights|undefined/.*|dropped/.*"),
         _lines("Seconds per snapshot", prefix, r"seconds(/\w+)?"),
     ]
     sections = {"Evolution": evolution, "Right and wrong": strata, "Sanity": sanity}
