@@ -26,7 +26,7 @@ QUICK = [
     "--data.init_args.image_size=32",
     "--callback.probe=4",
     "--callback.method.init_args.n_components=3",
-    "--callback.shared_components=2",
+    "--callback.components.n_shared=2",
 ]
 
 

@@ -8,10 +8,10 @@ import torch
 
 from lit_decom.render import overlay
 from lit_decom.report import write_report
+from tests.helpers import chromium
 from tests.helpers.runs import Plan, gain, identities_at, planted_run, probe_of, record_of
-from tests.helpers.webdriver import browser, missing
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=str(chromium.missing()))
 
 PLAN = Plan(n_epochs=4, size=(112, 112))
 PIXELS = "return [...document.querySelectorAll(arguments[0])].map((c) => c.toDataURL())"
@@ -19,7 +19,7 @@ PIXELS = "return [...document.querySelectorAll(arguments[0])].map((c) => c.toDat
 
 @pytest.fixture(scope="module")
 def window():
-    with browser() as opened:
+    with chromium.browser() as opened:
         yield opened
 
 
@@ -36,37 +36,41 @@ def pages(tmp_path_factory):
 
 @pytest.fixture
 def page(window, pages):
-    window.resize(1280, 900)
-    window.prefer("light")
-    window.console(), window.requests()
-    window.open(pages["one"])
+    chromium.resize(window, 1280, 900)
+    chromium.prefer(window, "light")
+    chromium.console(window), chromium.requests(window)
+    chromium.open_report(window, pages["one"])
     yield window
-    assert window.console() == []
+    assert chromium.console(window) == []
 
 
 TOPS = "return [...document.querySelectorAll('.card:first-child .block')].map((b) => b.getBoundingClientRect().top)"
 
 
+def ask(page, expression):
+    return page.execute_script(f"return {expression}")
+
+
 def now(page):
-    return page.run("return document.getElementById('now').textContent")
+    return ask(page, "document.getElementById('now').textContent")
 
 
 def move(page, position):
-    page.run(
+    page.execute_script(
         "const slider = document.getElementById('slider'); slider.value = arguments[0];"
         "slider.dispatchEvent(new Event('input', {bubbles: true}));",
         position,
     )
-    page.settle()
+    chromium.settle(page)
 
 
 def test_it_opens_at_the_last_firing_without_a_complaint(page):
     assert now(page) == "epoch 3 · step 40"
-    assert page.console() == []
+    assert chromium.console(page) == []
 
 
 def test_it_asks_the_network_for_nothing(page, pages):
-    asked = page.requests()
+    asked = chromium.requests(page)
     assert asked[0] == pages["one"].as_uri()
     assert len(asked) > 1
     assert all(address.startswith("data:image/") for address in asked[1:])
@@ -74,15 +78,15 @@ def test_it_asks_the_network_for_nothing(page, pages):
 
 def test_every_image_is_whole(page):
     broken = "return [...document.images].filter((i) => !i.complete || !i.naturalWidth).length"
-    assert page.run("return document.images.length") == PLAN.n_images
-    assert page.run(broken) == 0
+    assert ask(page, "document.images.length") == PLAN.n_images
+    assert page.execute_script(broken) == 0
 
 
 def test_the_slider_moves_maps_captions_crops_and_cursors(page):
     def seen():
-        maps, crops = page.run(PIXELS, ".tile canvas"), page.run(PIXELS, ".crops canvas")
-        captions = page.run("return [...document.querySelectorAll('.tile .cap')].map((c) => c.textContent)")
-        cursor = page.run("return document.querySelector('.cursor').getBoundingClientRect().left")
+        maps, crops = page.execute_script(PIXELS, ".tile canvas"), page.execute_script(PIXELS, ".crops canvas")
+        captions = ask(page, "[...document.querySelectorAll('.tile .cap')].map((c) => c.textContent)")
+        cursor = ask(page, "document.querySelector('.cursor').getBoundingClientRect().left")
         return maps, crops, captions, cursor
 
     maps, crops, captions, cursor = seen()
@@ -99,7 +103,7 @@ def test_the_slider_moves_maps_captions_crops_and_cursors(page):
 
 
 def test_maps_are_drawn_as_the_pictures_of_a_firing_are(page):
-    pixels = page.run(
+    pixels = page.execute_script(
         "return [...document.querySelectorAll('.tile canvas')].slice(0, 4).map((c) =>"
         "[...c.getContext('2d').getImageData(0, 0, c.width, c.height).data])"
     )
@@ -120,133 +124,137 @@ def test_the_shared_scale_darkens_weak_maps_only(page):
         "copy.drawImage(c, 0, 0); const d = copy.getImageData(0, 0, c.width, c.height).data; let most = 0;"
         "for (let i = 0; i < d.length; i += 4) most = Math.max(most, d[i] + d[i+1] + d[i+2]); return most; })"
     )
-    own = page.run(light)
-    page.point_at("input[value=shared]", click=True)
-    shared = page.run(light)
+    own = page.execute_script(light)
+    chromium.point_at(page, "input[value=shared]", click=True)
+    shared = page.execute_script(light)
     # at the last, odd epoch identity 1 is the strongest component of the whole run
     assert shared[1] == own[1]
     assert shared[0] < own[0]
     assert shared[2] < own[2]
-    page.point_at("input[value=own]", click=True)
-    assert page.run(light) == own
+    chromium.point_at(page, "input[value=own]", click=True)
+    assert page.execute_script(light) == own
 
 
 def test_the_keyboard_reaches_everything(page):
     stops = []
     for _ in range(12):
-        page.press("Tab")
+        chromium.press(page, "TAB")
         stops.append(
-            page.run("const e = document.activeElement; return e.id || e.className || e.tagName.toLowerCase()")
+            page.execute_script(
+                "const e = document.activeElement; return e.id || e.className || e.tagName.toLowerCase()"
+            )
         )
     assert stops[:4] == ["skip", "theme", "play", "slider"]
-    page.run("document.getElementById('slider').focus()")
-    page.press("Home")
+    page.execute_script("document.getElementById('slider').focus()")
+    chromium.press(page, "HOME")
     assert now(page) == "epoch 0 · step 10"
-    page.press("Right", "Right")
+    chromium.press(page, "ARROW_RIGHT", "ARROW_RIGHT")
     assert now(page) == "epoch 2 · step 30"
-    assert page.run("return document.getElementById('slider').getAttribute('aria-valuetext')") == "epoch 2 · step 30"
+    assert ask(page, "document.getElementById('slider').getAttribute('aria-valuetext')") == "epoch 2 · step 30"
 
 
 def test_arrow_keys_go_from_map_to_map_and_light_up_the_curve(page):
-    page.run("document.querySelector('.tile canvas').focus()")
-    page.press("Right")
-    assert page.run("return document.activeElement.getAttribute('aria-label')").startswith(
-        "Component no. 0: score gain"
-    )
+    page.execute_script("document.querySelector('.tile canvas').focus()")
+    chromium.press(page, "ARROW_RIGHT")
+    assert ask(page, "document.activeElement.getAttribute('aria-label')").startswith("Component no. 0: score gain")
     lit = (
         "return [...document.querySelectorAll('.card')].map("
         "(card) => [...card.querySelectorAll('.line.on')].map((line) => line.dataset.c))"
     )
-    assert page.run(lit) == [["0"]] + [[]] * (PLAN.n_images - 1)
-    assert page.run("return document.querySelectorAll('.card:first-child .line.dim').length") == PLAN.n_components
-    page.press("Right", "Right", "Right")  # no further than the last one
-    assert page.run("return document.activeElement.getAttribute('aria-label')").startswith("Component no. 3, new")
-    page.press("Left")
-    assert page.run(lit)[0] == ["1"]
+    assert page.execute_script(lit) == [["0"]] + [[]] * (PLAN.n_images - 1)
+    assert ask(page, "document.querySelectorAll('.card:first-child .line.dim').length") == PLAN.n_components
+    chromium.press(page, "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")  # no further than the last one
+    assert ask(page, "document.activeElement.getAttribute('aria-label')").startswith("Component no. 3, new")
+    chromium.press(page, "ARROW_LEFT")
+    assert page.execute_script(lit)[0] == ["1"]
 
 
 def test_pointing_at_a_curve_frames_its_map(page):
-    page.point_at(".card .tile:nth-of-type(4) canvas")
-    assert page.run("return [...document.querySelectorAll('.line.on')].map((l) => l.dataset.c)") == ["1"]
-    page.point_at("h1")
-    assert page.run("return document.querySelectorAll('.on, .dim').length") == 0
+    chromium.point_at(page, ".card .tile:nth-of-type(4) canvas")
+    assert ask(page, "[...document.querySelectorAll('.line.on')].map((l) => l.dataset.c)") == ["1"]
+    chromium.point_at(page, "h1")
+    assert ask(page, "document.querySelectorAll('.on, .dim').length") == 0
 
 
 def test_a_click_into_a_chart_goes_to_that_firing(page):
-    page.point_at(".card .chart", click=True)
+    chromium.point_at(page, ".card .chart", click=True)
     assert now(page) in ("epoch 1 · step 20", "epoch 2 · step 30")
 
 
 def test_play_runs_to_the_end_and_can_be_stopped(page):
-    page.point_at("#play", click=True)
+    chromium.point_at(page, "#play", click=True)
     assert now(page) == "epoch 0 · step 10"
-    assert page.run("return document.getElementById('play').getAttribute('aria-pressed')") == "true"
-    page.run_async("setTimeout(() => arguments[0](true), 1000)")
+    assert ask(page, "document.getElementById('play').getAttribute('aria-pressed')") == "true"
+    chromium.wait(page, 1000)
     assert now(page) == "epoch 1 · step 20"
-    page.press("Enter")
-    assert page.run("return document.getElementById('play').innerText").endswith("Play")
-    page.run_async("setTimeout(() => arguments[0](true), 1000)")
+    chromium.press(page, "ENTER")
+    assert ask(page, "document.getElementById('play').innerText").endswith("Play")
+    chromium.wait(page, 1000)
     assert now(page) == "epoch 1 · step 20"
 
 
 def test_dark_and_light_follow_the_system_until_chosen(page):
     ground = "return getComputedStyle(document.documentElement).backgroundColor"
-    light = page.run(ground)
-    page.prefer("dark")
-    dark = page.run(ground)
+    light = page.execute_script(ground)
+    chromium.prefer(page, "dark")
+    dark = page.execute_script(ground)
     assert (light, dark) == ("rgb(246, 246, 243)", "rgb(18, 20, 23)")
-    page.point_at("#theme", click=True)
-    assert page.run(ground) == light
-    assert page.run("return document.getElementById('theme').textContent") == "Dark"
-    page.prefer("light")
-    page.point_at("#theme", click=True)
-    assert page.run(ground) == dark
+    chromium.point_at(page, "#theme", click=True)
+    assert page.execute_script(ground) == light
+    assert ask(page, "document.getElementById('theme').textContent") == "Dark"
+    chromium.prefer(page, "light")
+    chromium.point_at(page, "#theme", click=True)
+    assert page.execute_script(ground) == dark
 
 
 @pytest.mark.parametrize("kind", ["one", "two", "alone"])
 @pytest.mark.parametrize("width", [320, 768, 1280])
 def test_nothing_overflows_on_any_screen(page, pages, kind, width):
-    page.resize(width, 800)
-    page.open(pages[kind])
-    page.run("for (const each of document.querySelectorAll('details')) each.open = true")
-    assert page.run("return document.documentElement.scrollWidth") <= width
-    smallest = page.run("return Math.min(...[...document.querySelectorAll('.tile canvas')].map((c) => c.clientWidth))")
+    chromium.resize(page, width, 800)
+    chromium.open_report(page, pages[kind])
+    page.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert ask(page, "document.documentElement.scrollWidth") <= width
+    smallest = page.execute_script(
+        "return Math.min(...[...document.querySelectorAll('.tile canvas')].map((c) => c.clientWidth))"
+    )
     assert smallest >= 60
 
 
 def test_two_runs_stand_side_by_side_and_light_up_together(page, pages):
-    page.open(pages["two"])
+    chromium.open_report(page, pages["two"])
     assert now(page) == "epoch 3"
-    tops = page.run(TOPS)
+    tops = page.execute_script(TOPS)
     assert tops[0] == tops[1]
-    page.point_at(".card .block:nth-child(1) .tile canvas[aria-label^='Component no. 1']")
-    lit = page.run("return [...document.querySelectorAll('.line.on')].map((l) => l.closest('.block').dataset.run)")
+    chromium.point_at(page, ".card .block:nth-child(1) .tile canvas[aria-label^='Component no. 1']")
+    lit = page.execute_script(
+        "return [...document.querySelectorAll('.line.on')].map((l) => l.closest('.block').dataset.run)"
+    )
     assert lit == ["0", "1"]
-    assert page.run("return document.querySelectorAll('.tile.alone').length") == 0
-    page.resize(390, 800)
-    tops = page.run(TOPS)
+    assert ask(page, "document.querySelectorAll('.tile.alone').length") == 0
+    chromium.resize(page, 390, 800)
+    tops = page.execute_script(TOPS)
     assert tops[1] > tops[0]
 
 
 def test_a_single_firing_leaves_nothing_to_play(page, pages):
-    page.open(pages["alone"])
-    assert page.run("return [...document.querySelectorAll('#slider, #play')].map((e) => e.disabled)") == [True, True]
-    sizes = page.run("return [...document.querySelectorAll('.tile canvas')].map((c) => [c.width, c.height])")
+    chromium.open_report(page, pages["alone"])
+    assert ask(page, "[...document.querySelectorAll('#slider, #play')].map((e) => e.disabled)") == [
+        True,
+        True,
+    ]
+    sizes = ask(page, "[...document.querySelectorAll('.tile canvas')].map((c) => [c.width, c.height])")
     assert sizes == [[112, 64]] * len(sizes)
-    ratio = page.run("const c = document.querySelector('.tile canvas'); return c.clientWidth / c.clientHeight")
+    ratio = page.execute_script(
+        "const c = document.querySelector('.tile canvas'); return c.clientWidth / c.clientHeight"
+    )
     assert ratio == pytest.approx(84 / 48, abs=0.05)
-    assert page.run("return document.querySelectorAll('.line circle').length") > 0  # dots, since there are no lines yet
+    assert ask(page, "document.querySelectorAll('.line circle').length") > 0  # dots, since there are no lines yet
 
 
 def test_without_scripts_the_last_firing_is_a_picture(pages):
-    with browser() as other:
-        other.without_scripts()
-        other._call("POST", "/url", {"url": Path(pages["one"]).resolve().as_uri()})
-        shown = other.devtools(
-            "Runtime.evaluate",
-            {
-                "expression": "const s = document.querySelector('.still'); s.naturalWidth > 300 && s.width > 99",
-                "returnByValue": True,
-            },
-        )
+    with chromium.browser() as other:
+        other.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        other.get(Path(pages["one"]).resolve().as_uri())
+        expression = "const s = document.querySelector('.still'); s.naturalWidth > 300 && s.width > 99"
+        shown = other.execute_cdp_cmd("Runtime.evaluate", {"expression": expression, "returnByValue": True})
         assert shown["result"]["value"] is True

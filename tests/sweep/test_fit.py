@@ -30,9 +30,9 @@ SMALL = {
     "data": {"init_args": {"n_train": 32, "n_val": 16, "n_test": 8, "image_size": 32, "batch_size": 16}},
     "callback": {
         "probe": 4,
-        "n_drawn": 1,
-        "shared_components": 0,
-        "baselines": [],
+        "log": {"n_images": 1},
+        "components": {"n_shared": 0},
+        "scores": {"baselines": []},
         "report": False,
         "method": {"init_args": {"n_components": 2}},
     },
