@@ -29,7 +29,7 @@ SMALL = {
     },
     "data": {"init_args": {"n_train": 32, "n_val": 16, "n_test": 8, "image_size": 32, "batch_size": 16}},
     "callback": {
-        "probe": 4,
+        "probe": 8,
         "log": {"n_images": 1},
         "components": {"n_shared": 0},
         "scores": {"baselines": []},
@@ -74,8 +74,8 @@ def test_a_sweep_of_fit_is_run_shown_and_its_choice_trained_again(folder, monkey
     for outcome in done.values():
         assert outcome["state"] == "complete", outcome
         score, acc = outcome["readings"][SCORE], outcome["readings"]["val/acc"]
-        assert len(score["per_image"]) == score["n"] == 4
-        assert sum(score["per_image"].values()) / 4 == pytest.approx(score["value"], abs=1e-5)
+        assert len(score["per_image"]) == score["n"] == 8
+        assert sum(score["per_image"].values()) / 8 == pytest.approx(score["value"], abs=1e-5)
         assert score["interval"][0] <= score["value"] <= score["interval"][1]
         assert acc["n"] == 16
         assert acc["interval"][0] <= acc["value"] <= acc["interval"][1]
