@@ -22,6 +22,7 @@ from lit_decom.callbacks.reporting import Reporter, class_gains
 from lit_decom.callbacks.trainer_access import (
     Monitors,
     has_validation,
+    log_values,
     logged_step,
     progress,
     read_probe,
@@ -262,7 +263,7 @@ class DecomCAMCallback(pl.Callback):
             Monitors(trainer, self.prefix).withdraw(set())
             return
         epoch, step = self._moment(trainer, after_training_epoch=after_training_epoch)
-        process, numbers = this_process(trainer), dict[str, float]()
+        process, numbers, explained_at = this_process(trainer), dict[str, float](), monotonic()
         with self._observer_for(trainer, pl_module) as observer, self._forgiving("explain the probe"):
             if self.scoring.needs_class_accuracy:
                 observer.class_accuracy = self._class_accuracy.accuracy(process)
@@ -270,10 +271,12 @@ class DecomCAMCallback(pl.Callback):
                 self.last_snapshot = observer.observe(
                     pl_module, epoch=epoch, step=step, process=process, advance=advance
                 )
+            explained_at = monotonic()
             numbers = self._noted(trainer, self.last_snapshot)
             if trainer.is_global_zero:
                 self._report(trainer, self.last_snapshot)
-        self._log(trainer, pl_module, numbers)
+        self._log(trainer, pl_module, numbers, step)
+        self._report_seconds = monotonic() - explained_at
 
     @contextmanager
     def _observer_for(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Observer]:
@@ -306,17 +309,18 @@ class DecomCAMCallback(pl.Callback):
             self._history.append({"step": snapshot.step, "epoch": snapshot.epoch} | numbers | of_classes)
         return numbers
 
-    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, numbers: dict[str, float]) -> None:
+    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, numbers: dict[str, float], step: int) -> None:
+        # Only the first process reports: what failed, and what the report before this one cost, the others learn here.
+        errors, seconds = this_process(trainer).gather((self.errors, self._report_seconds))[0]
+        numbers = numbers | {"errors": float(errors)}
+        numbers |= {} if seconds is None else {keys.seconds_key("report"): seconds}
         values = {keys.logged(self.prefix, key): value for key, value in numbers.items()}
-        values[keys.logged(self.prefix, "errors")] = float(self.errors)
         Monitors(trainer, self.prefix).withdraw(set(values))
-        # All processes hold the same values, except that only the first one can fail to report.
-        shared: dict[str, Any] = {"sync_dist": trainer.world_size > 1, "reduce_fx": "max"}
-        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1, **shared)
+        log_values(trainer, pl_module, values, step)
 
     def _report(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
         """Keep the record and draw from it; what fails here is missing from the report and from nothing else."""
-        started, probe = monotonic(), self._known_probe()
+        probe = self._known_probe()
         directory = self.directory if self._keeps_records(trainer) else None
         fitting, reporter = trainer.state.fn == "fit", self._reporter(trainer)
         if directory is not None:
@@ -329,7 +333,6 @@ class DecomCAMCallback(pl.Callback):
         if fitting:
             with self._forgiving("describe the values"):
                 reporter.describe(probe, snapshot.numbers, self.observer.directions, self._described)
-        self._report_seconds = monotonic() - started
 
     def _reporter(self, trainer: pl.Trainer) -> Reporter:
         return Reporter(trainer.loggers, self.prefix, self.log_options.n_images)

@@ -203,6 +203,28 @@ class Monitors:
         return keys.without_prefix(self.prefix, key) is not None
 
 
+def log_values(trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, float], step: int) -> None:
+    """Log values that are the same in every process, where checkpoints, schedulers and loggers find them.
+
+    During ``fit`` all at once: ``log_dict`` makes a metric of each, which takes longer than a whole picture.
+
+    Args:
+        trainer: which logs.
+        pl_module: of the Trainer.
+        values: by key.
+        step: under which Lightning logs scalars of the same moment.
+    """
+    if trainer.state.fn != "fit":
+        # The table and the return value of `validate` and `test` are made of what the module logs.
+        pl_module.log_dict(dict(values), on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
+        return
+    dtype, device = torch.get_default_dtype(), pl_module.device
+    tensors = torch.tensor(list(values.values()), dtype=dtype, device=device).unbind()
+    trainer.callback_metrics.update(zip(values, tensors, strict=True))
+    connector: Any = trainer._logger_connector  # noqa: SLF001 -- the way of what the module logs
+    connector.log_metrics({"epoch": trainer.current_epoch, **values}, step=step)
+
+
 @contextmanager
 def progress(trainer: pl.Trainer, total: int, description: str) -> Iterator[Callable[[int], None]]:
     """Show a bar beside the Trainer's own, where it shows one; yields what moves it by a number of images."""

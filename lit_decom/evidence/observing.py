@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_decom.functional.precision import full_precision
 from lit_decom.isolation import isolated_random_state
 
 _CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
@@ -37,7 +38,7 @@ def observing(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        stack.enter_context(_full_precision(device))
+        stack.enter_context(full_precision(device))
         stack.enter_context(_eager())
         stack.enter_context(_tensors_kept(modules))
         try:
@@ -97,43 +98,3 @@ def _eager() -> AbstractContextManager[Any]:
     # Nothing can have been compiled before dynamo was imported, which takes seconds.
     compiled = "torch._dynamo" in sys.modules
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Multiply float32 as float32: TF32 on a GPU and bfloat16 on some CPUs keep 10 and 7 bits."""
-    if not hasattr(torch.backends, "fp32_precision"):
-        yield from _full_precision_before_torch_2_9(device)
-        return
-    backends: Any = torch.backends
-    if device.type == "cuda":
-        operators = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
-    else:
-        operators = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
-    before = [operator.fp32_precision for operator in operators]
-    benchmark, deterministic = backends.cudnn.benchmark, backends.cudnn.deterministic
-    try:
-        for operator in operators:
-            operator.fp32_precision = "ieee"
-        backends.cudnn.benchmark, backends.cudnn.deterministic = False, True
-        yield
-    finally:
-        for operator, precision in zip(operators, before, strict=True):
-            operator.fp32_precision = precision
-        backends.cudnn.benchmark, backends.cudnn.deterministic = benchmark, deterministic
-
-
-def _full_precision_before_torch_2_9(device: torch.device) -> Iterator[None]:
-    matmul = torch.get_float32_matmul_precision()
-    cudnn = torch.backends.cudnn
-    flags = (
-        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
-        if device.type == "cuda"
-        else nullcontext()
-    )
-    try:
-        torch.set_float32_matmul_precision("highest")
-        with flags:
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)

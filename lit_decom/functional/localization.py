@@ -112,14 +112,16 @@ def relevance_rank(maps: Tensor, masks: Tensor, ties: Ties = "stable") -> Tensor
         raise ValueError(f"Expected `ties` to be 'stable' or 'expected', but got {ties!r}.")
     values, inside = _flat(maps, masks)
     count = inside.sum(dim=1, keepdim=True)
-    ranked, order = values.sort(dim=1, descending=True, stable=True)
+    # The lowest value that is taken, selected and not sorted for: a sort takes ten times as long.
+    sizes = (values.shape[1] + 1 - count.flatten().clamp(min=1)).tolist()
+    last = torch.stack([row.kthvalue(size).values for row, size in zip(values, sizes, strict=True)])[:, None]
+    above, tied = values > last, values == last
+    left = count - above.sum(dim=1, keepdim=True)
     if ties == "stable":
-        taken = torch.arange(values.shape[1], device=values.device) < count
-        found = (inside.gather(1, order) & taken).sum(dim=1, keepdim=True).float()
+        taken = above | (tied & (tied.cumsum(dim=1) <= left))
+        found = (inside & taken).sum(dim=1, keepdim=True).float()
     else:
-        last = ranked.gather(1, (count - 1).clamp(min=0))
-        above, tied = values > last, values == last
-        places = (count - above.sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True)
+        places = left / tied.sum(dim=1, keepdim=True)
         found = (inside & above).sum(dim=1, keepdim=True) + places * (inside & tied).sum(dim=1, keepdim=True)
     share = (found / count).squeeze(1)
     return share.where(has_order(values) & inside.any(dim=1), torch.nan)

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_decom.functional.precision import full_precision
+
 Purity = Literal["balanced", "energy"]
 
 
@@ -56,8 +58,8 @@ def match_parts(ossms: Tensor, parts: Tensor, valid: Tensor | None = None, purit
         ossms = ossms.where(valid[:, :, None, None], 0)
     energy = ossms.float().clamp(min=0).flatten(2)
     owned = _owned_pixels(parts).flatten(2).float()
-    # not a matrix product, which autocast and TF32 would round
-    inside = torch.stack([(energy * mask.unsqueeze(1)).sum(dim=2) for mask in owned.unbind(dim=1)], dim=2)
+    with torch.autocast(energy.device.type, enabled=False), full_precision(energy.device):
+        inside = energy @ owned.mT
     total = energy.sum(dim=2, keepdim=True)
     area = owned.mean(dim=2).unsqueeze(1)
     present = area > 0
