@@ -103,11 +103,7 @@ def difference_intervals(
     """
     _check_columns("first", first)
     _check_columns("second", second)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(
-            "Expected `first` and `second` to have the same number of columns, "
-            f"but got {first.shape[1]} and {second.shape[1]}."
-        )
+    _check_same_scores(first, second)
     tail_rank = _tail_rank(level, n_resamples)
     samples = _sorted_columns(first), _sorted_columns(second)
     counts = torch.stack([_defined(sample) for sample in samples], dim=1)
@@ -141,7 +137,7 @@ def share_intervals(values: Tensor, level: float = 0.95) -> Tensor:
         tensor([[0.5958, 0.9821],
                 [0.0000, 0.2775]])
     """
-    low, high = _wilson(values, level)[:2]
+    low, high = _wilson("values", values, level)[:2]
     return _like(torch.stack([low, high], dim=1), values)
 
 
@@ -166,8 +162,9 @@ def share_difference_intervals(first: Tensor, second: Tensor, level: float = 0.9
         >>> share_difference_intervals(torch.tensor([[1.0]] * 9 + [[0.0]]), torch.tensor([[0.0]] * 10))
         tensor([[0.4883, 0.9821]])
     """
-    low, high, share = _wilson(first, level)
-    other_low, other_high, other = _wilson(second, level)
+    low, high, share = _wilson("first", first, level)
+    other_low, other_high, other = _wilson("second", second, level)
+    _check_same_scores(first, second)
     below = torch.hypot(share - low, other_high - other)
     above = torch.hypot(high - share, other - other_low)
     return _like(torch.stack([share - other - below, share - other + above], dim=1), first)
@@ -177,7 +174,7 @@ def paired_share_intervals(first: Tensor, second: Tensor, level: float = 0.95) -
     """Give the interval of the difference of two shares over the same images.
 
     The Wilson interval of each, put together with the correlation of the two over the images; a correlation that is
-    undefined, since one of them is the same in all images, counts as 0. Source: method 8 of Newcombe, Improved
+    undefined, since one of them is the same in all images, counts as 0. Source: method 10 of Newcombe, Improved
     confidence intervals for the difference between binomial proportions based on paired data (1998).
 
     Args:
@@ -203,10 +200,14 @@ def paired_share_intervals(first: Tensor, second: Tensor, level: float = 0.95) -
         )
     undefined = first.isnan() | second.isnan()
     first, second = first.masked_fill(undefined, torch.nan), second.masked_fill(undefined, torch.nan)
-    low, high, share = _wilson(first, level)
-    other_low, other_high, other = _wilson(second, level)
+    low, high, share = _wilson("first", first, level)
+    other_low, other_high, other = _wilson("second", second, level)
     both = (first * second).detach().cpu().double().nanmean(dim=0)
-    correlation = (both - share * other) / (share * (1 - share) * other * (1 - other)).sqrt()
+    covariance = both - share * other
+    # a positive one is taken half an image smaller, without which the interval is too narrow for few images
+    smaller = (covariance - 0.5 / _defined(first.detach().cpu())).clamp(min=0)
+    covariance = torch.where(covariance > 0, smaller, covariance)
+    correlation = covariance / (share * (1 - share) * other * (1 - other)).sqrt()
     correlation = correlation.where(correlation.isfinite(), 0)
     below = _correlated(share - low, other_high - other, correlation)
     above = _correlated(high - share, other - other_low, correlation)
@@ -357,13 +358,14 @@ def _draws(n: int, n_resamples: int, seed: int) -> Tensor:
         return torch.zeros_like(ones).scatter_add_(1, images[order].view(n_resamples, n), ones) / n
 
 
-def _wilson(values: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+def _wilson(name: str, values: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
     """Low and high end of the shares of ones, and the shares, ``(m,)`` each."""
-    _check_columns("values", values)
+    _check_columns(name, values)
     _check_level(level)
     sample = values.detach().cpu().double()
-    if not (sample.isnan() | (sample == 0) | (sample == 1)).all():
-        raise ValueError("Expected shares to be of values 0, 1 or NaN, but got other values.")
+    other = sample[~sample.isnan() & (sample != 0) & (sample != 1)]
+    if len(other):
+        raise ValueError(f"Expected `{name}` to be of values 0, 1 or NaN, but got {float(other[0]):g}.")
     n = _defined(sample).double()
     share = sample.nansum(0) / n
     z = float(stats.norm.isf((1 - level) / 2))
@@ -401,6 +403,14 @@ def _check_level(level: float) -> None:
 def _check_columns(name: str, values: Tensor) -> None:
     if values.ndim != 2:
         raise ValueError(f"Expected `{name}` to have shape (n, m), but got {tuple(values.shape)}.")
+
+
+def _check_same_scores(first: Tensor, second: Tensor) -> None:
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            "Expected `first` and `second` to have the same number of columns, "
+            f"but got {first.shape[1]} and {second.shape[1]}."
+        )
 
 
 def _sorted_columns(values: Tensor) -> Tensor:

@@ -321,5 +321,5 @@ def test_loadings_of_another_decomposition_are_refused():
 
 
 def test_patterns_alone_need_a_spatial_weight():
-    with pytest.raises(ValueError, match="without loadings"):
+    with pytest.raises(ValueError, match=r"but got 0\.0 and 1\.0 without loadings\.$"):
         match_components(torch.ones(1, 1, 1), torch.ones(1, 1, 1), spatial_weight=0.0)

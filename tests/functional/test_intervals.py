@@ -10,6 +10,7 @@ from lit_decom.functional.intervals import (
     MIN_IMAGES,
     difference_intervals,
     mean_intervals,
+    paired_share_intervals,
     share_difference_intervals,
     share_intervals,
     statistic_interval,
@@ -127,6 +128,24 @@ def test_a_difference_of_shares_is_covered(share, other, n):
     assert 0.929 <= float((hits * torch.from_numpy(chances)).sum()) <= 0.996
 
 
+@pytest.mark.parametrize("n", [10, 20])
+@pytest.mark.parametrize(
+    "cells", [(0.3, 0.2, 0.2, 0.3), (0.6, 0.3, 0.05, 0.05), (0.1, 0.1, 0.1, 0.7), (0.5, 0.0, 0.3, 0.2)]
+)
+def test_a_difference_of_shares_of_the_same_images_is_covered(cells, n):
+    """``cells`` are the probabilities of an image that both, the first alone, the second alone or none is right on."""
+    counts = torch.tensor(
+        [(a, b, c, n - a - b - c) for a in range(n + 1) for b in range(n + 1 - a) for c in range(n + 1 - a - b)]
+    )
+    ends_of_cells, images = counts.cumsum(dim=1).T, torch.arange(n)[:, None]
+    first = images < ends_of_cells[1]
+    second = (images < ends_of_cells[0]) | ((images >= ends_of_cells[1]) & (images < ends_of_cells[2]))
+    ends = paired_share_intervals(first.double(), second.double())
+    hits = (ends[:, 0] <= cells[1] - cells[2] + 1e-12) & (cells[1] - cells[2] - 1e-12 <= ends[:, 1])
+    chances = stats.multinomial.pmf(counts.numpy(), n, cells)
+    assert 0.929 <= float((hits * torch.from_numpy(chances)).sum()) <= 0.999
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +206,13 @@ def test_the_difference_of_shares_is_that_of_the_published_example():
     # Newcombe (1998), table II, 56/70 - 48/80 by method 10 without continuity correction
     first, second = (torch.arange(70) < 56).float()[:, None], (torch.arange(80) < 48).float()[:, None]
     assert share_difference_intervals(first, second)[0].tolist() == pytest.approx([0.0524, 0.3339], abs=5e-5)
+
+
+def test_the_paired_difference_of_shares_is_that_of_the_published_example():
+    # Newcombe (1998, paired data), method 10: 36 both, 12 the first alone, 2 the second alone, none neither
+    first, second = torch.arange(50) < 48, (torch.arange(50) < 36) | (torch.arange(50) >= 48)
+    found = paired_share_intervals(first.float()[:, None], second.float()[:, None])
+    assert found[0].tolist() == pytest.approx([0.0569, 0.3404], abs=5e-5)
 
 
 def test_a_statistic_has_scipys_bca_interval():
@@ -366,9 +392,25 @@ def test_settings_out_of_range_are_refused():
         with pytest.raises(ValueError, match=r"`n_resamples` to be at least 39 for a level of 0.95, but got 38"):
             function(values, n_resamples=38)
         assert function(values, n_resamples=39).isfinite().all()
-    with pytest.raises(ValueError, match=r"Expected `values` to have shape \(n, m\), but got \(10,\)"):
-        mean_intervals(values[:, 0])
+    flat, ones = values[:, 0], torch.ones(10, 1)
+    for name, call in {
+        "values": lambda: mean_intervals(flat),
+        "first": lambda: difference_intervals(flat, values),
+        "second": lambda: difference_intervals(values, flat),
+        "rows": lambda: statistic_interval(flat, lambda rows: rows.mean()),
+    }.items():
+        with pytest.raises(ValueError, match=rf"Expected `{name}` to have shape \(n, m\), but got \(10,\)"):
+            call()
+    for name, call in {
+        "values": share_intervals,
+        "first": lambda shares: share_difference_intervals(shares, ones),
+        "second": lambda shares: share_difference_intervals(ones, shares),
+    }.items():
+        with pytest.raises(ValueError, match=rf"Expected `{name}` to have shape"):
+            call(flat)
+        with pytest.raises(ValueError, match=f"Expected `{name}` to be of values 0, 1 or NaN, but got 0.5"):
+            call(values.clamp(0.5, 0.5))
+    with pytest.raises(ValueError, match="same number of columns, but got 1 and 2"):
+        share_difference_intervals(ones, torch.ones(10, 2))
     with pytest.raises(ValueError, match="same number of columns, but got 1 and 2"):
         difference_intervals(values, torch.ones(10, 2))
-    with pytest.raises(ValueError, match="Expected shares to be of values 0, 1 or NaN"):
-        share_intervals(values)

@@ -185,6 +185,8 @@ def test_histograms_count_every_pixel_once_and_the_maximum_apart():
     maps = torch.tensor([[[0.0, 0.25, 0.5, 1.0]]])
     counts = score_histograms(maps, torch.tensor([[[True, False, False, True]]]), n_thresholds=4)
     assert counts.tolist() == [[[1, 0, 0, 0, 1], [0, 1, 1, 0, 0]]]
+    coarse = score_histograms(maps, torch.tensor([[[True, False, False, True]]]), n_thresholds=1)
+    assert coarse.tolist() == [[[1, 1], [2, 0]]]
 
 
 def test_a_perfect_map_scores_one_everywhere():

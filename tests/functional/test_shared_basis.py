@@ -248,7 +248,10 @@ def test_an_image_is_an_exemplar_once_and_only_where_it_fires():
     found = exemplars(components, 6, (8, 8))
     assert found.images.tolist() == [[0, 2, -1, -1, -1, -1]]
     assert found.positions[0, :2].tolist() == [[0, 0], [1, 1]]
-    assert (found.boxes[0, 2:] == -1).all()
+    for field in (found.positions, found.boxes):
+        assert (field[0, 2:] == -1).all()
+    assert found.values[0, :2].tolist() == [5.0, 5.0]
+    assert found.values[0, 2:].isnan().all()
 
 
 def test_wrong_arguments_are_named():
