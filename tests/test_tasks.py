@@ -83,7 +83,7 @@ def test_loss_and_accuracy_are_means_over_samples_not_batches(tmp_path, problem)
 
 def test_the_task_is_its_network(problem):
     images = torch.rand(2, 3, 32, 32)
-    network = SmallResNet(4, width=4).eval()
+    network = SmallResNet(4, width=8).eval()
     task = ClassificationTask(network, 4).eval()
     assert task.model is network
     assert torch.equal(task(images), network(images))
@@ -108,7 +108,7 @@ def test_callbacks_can_monitor_validation(tmp_path):
         EarlyStopping("val/loss"),
     ]
     run = trainer(tmp_path, max_epochs=2, callbacks=callbacks, enable_checkpointing=True)
-    run.fit(ClassificationTask(model_args={"width": 4}), data)
+    run.fit(ClassificationTask(model_args={"width": 8}), data)
     assert (tmp_path / "best.ckpt").is_file()
     assert float(callbacks[0].best_model_score) in [k / 16 for k in range(17)]
     assert float(callbacks[1].best_score) <= float(run.callback_metrics["val/loss"])
@@ -129,7 +129,7 @@ def test_training_on_critters_lowers_the_loss(tmp_path):
 
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_a_checkpoint_restores_the_task(tmp_path, weights_only):
-    task = ClassificationTask(model_args={"width": 4, "n_stages": 2}, num_classes=3, label_smoothing=0.1).eval()
+    task = ClassificationTask(model_args={"width": 8, "n_stages": 2}, num_classes=3, label_smoothing=0.1).eval()
     run = trainer(tmp_path)
     run.strategy.connect(task)
     run.save_checkpoint(tmp_path / "task.ckpt")
@@ -141,7 +141,7 @@ def test_a_checkpoint_restores_the_task(tmp_path, weights_only):
 
 
 def test_a_given_network_is_not_copied_into_the_hyperparameters():
-    task = ClassificationTask(SmallResNet(2, width=4), 2)
+    task = ClassificationTask(SmallResNet(2, width=8), 2)
     assert "model" not in task.hparams
     assert task.hparams["num_classes"] == 2
     assert ClassificationTask().hparams["model"] == "small_resnet"
@@ -149,7 +149,7 @@ def test_a_given_network_is_not_copied_into_the_hyperparameters():
 
 class TestOptimizers:
     def test_adamw_by_default(self):
-        optimizer = ClassificationTask(model_args={"width": 4}).configure_optimizers()
+        optimizer = ClassificationTask(model_args={"width": 8}).configure_optimizers()
         assert isinstance(optimizer, torch.optim.AdamW)
         assert optimizer.defaults["lr"] == 1e-3
 
@@ -200,7 +200,7 @@ class TestOptimizers:
 
 class TestModels:
     def test_by_name_with_arguments(self):
-        assert build_model("small_resnet", 5, width=4).fc.out_features == 5
+        assert build_model("small_resnet", 5, width=8).fc.out_features == 5
         network = build_model("mobilenet_v3_small", 5, dropout=0.5)
         assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
 
@@ -246,7 +246,7 @@ class TestModels:
 
     def test_a_network_takes_no_arguments_of_named_models(self):
         with pytest.raises(ValueError, match="Expected `model_args` and `weights` to be None for a network"):
-            ClassificationTask(nn.Flatten(), 2, {"width": 4})
+            ClassificationTask(nn.Flatten(), 2, {"width": 8})
 
     def test_auxiliary_outputs_are_refused_with_the_remedy(self):
         task = ClassificationTask("googlenet", 2, {"init_weights": False, "aux_logits": True})
@@ -306,7 +306,7 @@ def test_a_task_made_by_the_command_line_is_restored_from_its_checkpoint(monkeyp
         monkeypatch,
         f"--config={CONFIGS / 'data' / 'critters.yaml'}",
         f"--config={CONFIGS / 'model' / 'small_resnet.yaml'}",
-        "--model.init_args.model_args.width=4",
+        "--model.init_args.model_args.width=8",
         "--data.init_args.image_size=32",
         "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=1",

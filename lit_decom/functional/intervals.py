@@ -58,10 +58,10 @@ def mean_intervals(values: Tensor, level: float = 0.95, *, n_resamples: int = 10
         tensor([[0.2469, 0.6551],
                 [   nan,    nan]])
     """
-    _check_columns("values", values)
+    check_columns("values", values)
     tail_rank = _tail_rank(level, n_resamples)
     sample = _sorted_columns(values)
-    counts = _defined(sample)
+    counts = defined(sample)
     ends = torch.full((sample.shape[1], 2), torch.nan, dtype=torch.float64)
     for n in torch.unique(counts[counts >= MIN_IMAGES]).tolist():
         columns = counts == n
@@ -71,7 +71,7 @@ def mean_intervals(values: Tensor, level: float = 0.95, *, n_resamples: int = 10
         tails = _tails(drawn, drawn_errors, tail_rank)
         found = centre[:, None] - tails * (scale * errors.sqrt())[:, None]
         ends[columns] = found.where((errors > 0)[:, None], torch.nan)
-    return _like(ends, values)
+    return like(ends, values)
 
 
 def difference_intervals(
@@ -101,117 +101,18 @@ def difference_intervals(
         >>> difference_intervals(scores + 5, scores)
         tensor([[2.1303, 7.9465]])
     """
-    _check_columns("first", first)
-    _check_columns("second", second)
-    _check_same_scores(first, second)
+    check_columns("first", first)
+    check_columns("second", second)
+    check_same_scores(first, second)
     tail_rank = _tail_rank(level, n_resamples)
     samples = _sorted_columns(first), _sorted_columns(second)
-    counts = torch.stack([_defined(sample) for sample in samples], dim=1)
+    counts = torch.stack([defined(sample) for sample in samples], dim=1)
     ends = torch.full((len(counts), 2), torch.nan, dtype=torch.float64)
     for sizes in torch.unique(counts[(counts >= MIN_IMAGES).all(1)], dim=0).tolist():
         columns = (counts == torch.tensor(sizes)).all(1)
         parts = [_standardised(sample[:n, columns]) for sample, n in zip(samples, sizes, strict=True)]
         ends[columns] = _difference_ends(parts, tail_rank, n_resamples, seed)
-    return _like(ends, first)
-
-
-def share_intervals(values: Tensor, level: float = 0.95) -> Tensor:
-    """Give the Wilson interval of the share of ones in each column.
-
-    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927). The formula of
-    ``scipy.stats.binomtest(...).proportion_ci(method="wilson")`` over all columns at once: that one takes a column at a
-    time, 0.8 ms each, and tests a hypothesis on the way.
-
-    Args:
-        values: 0 or 1 ``(n, m)``; NaN where the score of an image is undefined.
-        level: coverage, between 0 and 1.
-
-    Returns:
-        Low and high ends ``(m, 2)``; NaN for fewer than :data:`MIN_IMAGES` images.
-
-    Raises:
-        ValueError: when a shape does not fit, the level is no coverage, or a value is neither 0, 1 nor NaN.
-
-    Example:
-        >>> share_intervals(torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 0.0]]))
-        tensor([[0.5958, 0.9821],
-                [0.0000, 0.2775]])
-    """
-    low, high = _wilson("values", values, level)[:2]
-    return _like(torch.stack([low, high], dim=1), values)
-
-
-def share_difference_intervals(first: Tensor, second: Tensor, level: float = 0.95) -> Tensor:
-    """Give the interval of the difference of two shares over different images, from the Wilson interval of each.
-
-    Source: method 10 of Newcombe, Interval estimation for the difference between independent proportions (1998).
-
-    Args:
-        first: 0 or 1 ``(n1, m)``; NaN where undefined.
-        second: the same scores of other images ``(n2, m)``; NaN where undefined.
-        level: coverage, between 0 and 1.
-
-    Returns:
-        Ends of the interval of ``mean(first) - mean(second)``, ``(m, 2)`` in [-1, 1]; NaN where either sample has fewer
-        than :data:`MIN_IMAGES` images.
-
-    Raises:
-        ValueError: when a shape does not fit, the level is no coverage, or a value is neither 0, 1 nor NaN.
-
-    Example:
-        >>> share_difference_intervals(torch.tensor([[1.0]] * 9 + [[0.0]]), torch.tensor([[0.0]] * 10))
-        tensor([[0.4883, 0.9821]])
-    """
-    low, high, share = _wilson("first", first, level)
-    other_low, other_high, other = _wilson("second", second, level)
-    _check_same_scores(first, second)
-    below = torch.hypot(share - low, other_high - other)
-    above = torch.hypot(high - share, other - other_low)
-    return _like(torch.stack([share - other - below, share - other + above], dim=1), first)
-
-
-def paired_share_intervals(first: Tensor, second: Tensor, level: float = 0.95) -> Tensor:
-    """Give the interval of the difference of two shares over the same images.
-
-    The Wilson interval of each, put together with the correlation of the two over the images; a correlation that is
-    undefined, since one of them is the same in all images, counts as 0. Source: method 10 of Newcombe, Improved
-    confidence intervals for the difference between binomial proportions based on paired data (1998).
-
-    Args:
-        first: 0 or 1 ``(n, m)``; an image where either is NaN is left out.
-        second: other scores of the same images ``(n, m)``.
-        level: coverage, between 0 and 1.
-
-    Returns:
-        Ends of the interval of ``mean(first) - mean(second)``, ``(m, 2)`` in [-1, 1]; NaN for fewer than
-        :data:`MIN_IMAGES` images.
-
-    Raises:
-        ValueError: when a shape does not fit, the level is no coverage, or a value is neither 0, 1 nor NaN.
-
-    Example:
-        >>> paired_share_intervals(torch.tensor([[1.0]] * 9 + [[0.0]]), torch.tensor([[0.0]] * 10))
-        tensor([[0.4883, 0.9821]])
-    """
-    _check_columns("second", second)
-    if first.shape != second.shape:
-        raise ValueError(
-            f"Expected `second` to have shape {tuple(first.shape)} like `first`, but got {tuple(second.shape)}."
-        )
-    undefined = first.isnan() | second.isnan()
-    first, second = first.masked_fill(undefined, torch.nan), second.masked_fill(undefined, torch.nan)
-    low, high, share = _wilson("first", first, level)
-    other_low, other_high, other = _wilson("second", second, level)
-    both = (first * second).detach().cpu().double().nanmean(dim=0)
-    covariance = both - share * other
-    # a positive one is taken half an image smaller, without which the interval is too narrow for few images
-    smaller = (covariance - 0.5 / _defined(first.detach().cpu())).clamp(min=0)
-    covariance = torch.where(covariance > 0, smaller, covariance)
-    correlation = covariance / (share * (1 - share) * other * (1 - other)).sqrt()
-    correlation = correlation.where(correlation.isfinite(), 0)
-    below = _correlated(share - low, other_high - other, correlation)
-    above = _correlated(high - share, other - other_low, correlation)
-    return _like(torch.stack([share - other - below, share - other + above], dim=1), first)
+    return like(ends, first)
 
 
 def statistic_interval(
@@ -247,17 +148,17 @@ def statistic_interval(
         >>> statistic_interval(rows, lambda drawn: drawn.std())
         tensor([2.2828, 4.0253])
     """
-    _check_columns("rows", rows)
+    check_columns("rows", rows)
     _tail_rank(level, n_resamples)
     rows = _sorted_rows(rows.detach().cpu())
     if len(rows) < MIN_IMAGES:
-        return _like(torch.full((2,), torch.nan), rows)
+        return like(torch.full((2,), torch.nan), rows)
 
     def of_images(drawn: np.ndarray) -> float:
         return float(statistic(rows[torch.from_numpy(drawn)]))
 
     found = _bca(of_images, len(rows), level, n_resamples, seed)
-    return _like(torch.tensor(found if np.isfinite(found).all() else (torch.nan, torch.nan), dtype=torch.float64), rows)
+    return like(torch.tensor(found if np.isfinite(found).all() else (torch.nan, torch.nan), dtype=torch.float64), rows)
 
 
 def _bca(statistic: Callable[[np.ndarray], float], n: int, level: float, n_resamples: int, seed: int) -> Interval:
@@ -358,34 +259,9 @@ def _draws(n: int, n_resamples: int, seed: int) -> Tensor:
         return torch.zeros_like(ones).scatter_add_(1, images[order].view(n_resamples, n), ones) / n
 
 
-def _wilson(name: str, values: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Low and high end of the shares of ones, and the shares, ``(m,)`` each."""
-    _check_columns(name, values)
-    _check_level(level)
-    sample = values.detach().cpu().double()
-    other = sample[~sample.isnan() & (sample != 0) & (sample != 1)]
-    if len(other):
-        raise ValueError(f"Expected `{name}` to be of values 0, 1 or NaN, but got {float(other[0]):g}.")
-    n = _defined(sample).double()
-    share = sample.nansum(0) / n
-    z = float(stats.norm.isf((1 - level) / 2))
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)).sqrt()
-    # at a share of 0 or 1 the interval ends there, which the sum would miss by rounding
-    low = torch.where(share == 0, 0.0, (centre - half).clamp(min=0))
-    high = torch.where(share == 1, 1.0, (centre + half).clamp(max=1))
-    few = n < MIN_IMAGES
-    return low.masked_fill(few, torch.nan), high.masked_fill(few, torch.nan), share
-
-
-def _correlated(one: Tensor, other: Tensor, correlation: Tensor) -> Tensor:
-    """Length of the difference of two correlated deviations; rounding may leave it below 0."""
-    return (one.square() - 2 * correlation * one * other + other.square()).clamp(min=0).sqrt()
-
-
 def _tail_rank(level: float, n_resamples: int) -> int:
     """Which of the sorted draws is the end of a tail."""
-    _check_level(level)
+    check_level(level)
     rank = math.floor((n_resamples + 1) * (1 - level) / 2 + 1e-9)
     if rank < 1:
         fewest = math.ceil(2 / (1 - level) - 1e-9) - 1
@@ -395,17 +271,20 @@ def _tail_rank(level: float, n_resamples: int) -> int:
     return rank
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
+    """Raise ValueError unless a level is a coverage between 0 and 1."""
     if not 0 < level < 1:
         raise ValueError(f"Expected `level` to be between 0 and 1, but got {level}.")
 
 
-def _check_columns(name: str, values: Tensor) -> None:
+def check_columns(name: str, values: Tensor) -> None:
+    """Raise ValueError unless values come in columns, ``(n, m)``."""
     if values.ndim != 2:
         raise ValueError(f"Expected `{name}` to have shape (n, m), but got {tuple(values.shape)}.")
 
 
-def _check_same_scores(first: Tensor, second: Tensor) -> None:
+def check_same_scores(first: Tensor, second: Tensor) -> None:
+    """Raise ValueError unless two samples have the same number of columns."""
     if first.shape[1] != second.shape[1]:
         raise ValueError(
             "Expected `first` and `second` to have the same number of columns, "
@@ -425,9 +304,11 @@ def _sorted_rows(rows: Tensor) -> Tensor:
     return rows
 
 
-def _defined(sample: Tensor) -> Tensor:
+def defined(sample: Tensor) -> Tensor:
+    """Count the values of each column that are not NaN, ``(m,)``."""
     return (~sample.isnan()).sum(0)
 
 
-def _like(ends: Tensor, values: Tensor) -> Tensor:
+def like(ends: Tensor, values: Tensor) -> Tensor:
+    """Bring ends of intervals to the device and the floating-point type of the values."""
     return ends.to(values.device, values.dtype if values.is_floating_point() else torch.get_default_dtype())

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_decom.functional.intervals import mean_intervals, share_intervals, statistic_interval
+from lit_decom.functional.intervals import mean_intervals, statistic_interval
+from lit_decom.functional.shares import share_intervals
 
 _NOT_CONVENTIONS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

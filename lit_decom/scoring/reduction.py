@@ -11,10 +11,8 @@ from lit_decom.functional.intervals import (
     Interval,
     difference_intervals,
     mean_intervals,
-    paired_share_intervals,
-    share_difference_intervals,
-    share_intervals,
 )
+from lit_decom.functional.shares import paired_share_intervals, share_difference_intervals, share_intervals
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.scores import Column, RowTable, Score
 

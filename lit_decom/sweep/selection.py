@@ -113,10 +113,10 @@ def difference_of(a: Reading, b: Reading) -> Interval | None:
     if a.per_image and b.per_image and set(a.per_image) == set(b.per_image) and _is_mean(a) and _is_mean(b):
         import torch
 
-        from lit_decom.functional.bootstrap import bootstrap_interval
+        from lit_decom.functional.intervals import mean_intervals
 
         differences = torch.tensor([[a.per_image[image] - b.per_image[image]] for image in sorted(a.per_image)])
-        low, high = bootstrap_interval(differences.double(), lambda rows: rows.mean()).tolist()
+        low, high = mean_intervals(differences.double())[0].tolist()
         return None if low != low else (low, high)  # noqa: PLR0124 -- NaN
     if a.interval is None or b.interval is None:
         return None

@@ -92,7 +92,9 @@ def test_a_batch_is_its_images_one_by_one():
     for row in range(4):
         alone = capture(network, "stage2", images[row : row + 1], TARGETS[row : row + 1])
         for name in ("logits", "activations", "gradients"):
-            torch.testing.assert_close(getattr(together, name)[row], getattr(alone, name)[0], rtol=1e-5, atol=1e-6)
+            ours, theirs = getattr(together, name)[row], getattr(alone, name)[0]
+            # A sum rounds in units of its largest terms, of which its result may keep little.
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5 * float(theirs.abs().max()))
 
 
 @pytest.mark.usefixtures("precision_restored")

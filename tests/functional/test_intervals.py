@@ -6,15 +6,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from lit_decom.functional.intervals import (
-    MIN_IMAGES,
-    difference_intervals,
-    mean_intervals,
-    paired_share_intervals,
-    share_difference_intervals,
-    share_intervals,
-    statistic_interval,
-)
+from lit_decom.functional.intervals import MIN_IMAGES, difference_intervals, mean_intervals, statistic_interval
+from lit_decom.functional.shares import paired_share_intervals, share_difference_intervals, share_intervals
 
 SAMPLES = {
     "normal": (lambda rng, size: rng.standard_normal(size), 0.0),

@@ -8,10 +8,8 @@ from lit_decom.functional.intervals import (
     MIN_IMAGES,
     difference_intervals,
     mean_intervals,
-    paired_share_intervals,
-    share_difference_intervals,
-    share_intervals,
 )
+from lit_decom.functional.shares import paired_share_intervals, share_difference_intervals, share_intervals
 from lit_decom.metrics import (
     AverageDrop,
     EnergyPointingGame,
