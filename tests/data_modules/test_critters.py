@@ -12,7 +12,8 @@ from torchvision.transforms import v2
 from lit_decom.data import Critters, CrittersDataModule
 from lit_decom.data.figure import PART_NAMES, SPECIES
 
-PICTURES = "08857041b4a56e4c"
+PICTURES = "4abf955a18e67c06"
+CORRUPTED = "1d9805fd68c9008a"
 
 
 def digest(dataset):
@@ -29,10 +30,8 @@ def widened(mask):
 
 
 def test_the_pictures_are_the_published_ones():
-    assert (
-        digest(Critters(16, image_size=64, seed=7, shortcut_rate=0.5, difficulty=[0, 0, 0, 0, 0, 0, 0.5, 1]))
-        == PICTURES
-    )
+    assert digest(Critters(16, image_size=64, seed=7, shortcut_rate=0.5)) == PICTURES
+    assert digest(Critters(16, image_size=64, seed=7, corruption=1.0)) == CORRUPTED
 
 
 def test_an_image_depends_on_its_seed_and_index_alone():
@@ -49,7 +48,7 @@ def test_an_image_depends_on_its_seed_and_index_alone():
 
 def test_drawing_leaves_the_global_random_states_alone():
     states = random.getstate(), torch.get_rng_state()
-    Critters(2, 48, shortcut_rate=1.0, difficulty=[1.0] * 8)[1]
+    Critters(2, 48, shortcut_rate=1.0, corruption=1.0, label_noise=[0.5] * 8, class_proportions=[1] * 8)[1]
     assert random.getstate() == states[0]
     assert torch.equal(torch.get_rng_state(), states[1])
 
@@ -226,28 +225,84 @@ class TestShortcut:
         return {(target["label"], tuple(image[:, target["shortcut"][0]][:, 0].tolist())) for image, target in dataset}
 
 
-class TestDifficulty:
-    def test_a_class_of_difficulty_zero_keeps_its_pixels(self):
-        plain, mixed = Critters(8, 48), Critters(8, 48, difficulty=[0, 1, 0, 1, 0, 1, 0, 1])
-        same = {int(plain.targets[i]): torch.equal(plain[i][0], mixed[i][0]) for i in range(8)}
-        assert same == {label: label % 2 == 0 for label in range(8)}
+class TestCorruption:
+    def test_the_severity_of_an_image_grows_with_the_option_and_not_with_its_class(self):
+        weak, strong = Critters(400, 32, corruption=0.5), Critters(400, 32, corruption=1.0)
+        severities = torch.tensor([strong._severity(i) for i in range(400)])
+        assert torch.equal(severities / 2, torch.tensor([weak._severity(i) for i in range(400)]))
+        # uniform over 0..1 in every class: mean and standard error of fifty
+        means = torch.stack([severities[strong.targets == label].mean() for label in range(8)])
+        assert (means - 0.5).abs().max() < 4 * (1 / 12 / 50) ** 0.5
+        assert severities.min() < 0.03
+        assert severities.max() > 0.97
 
-    def test_more_difficulty_means_smaller_critters_hidden_faces_and_more_noise(self):
-        levels = [self.measure(difficulty) for difficulty in (0.0, 0.5, 1.0)]
+    def test_without_it_images_keep_their_pixels(self):
+        plain, explicit = Critters(8, 48), Critters(8, 48, corruption=0.0)
+        assert all(torch.equal(plain[i][0], explicit[i][0]) for i in range(8))
+
+    def test_more_of_it_means_smaller_critters_hidden_faces_and_more_noise(self, monkeypatch):
+        levels = []
+        for severity in (0.0, 0.5, 1.0):
+            monkeypatch.setattr(Critters, "_severity", lambda *_, level=severity: level)
+            levels.append(self.measure(Critters(24, 64)))
         for easier, harder in pairwise(levels):
             assert harder["size"] < 0.9 * easier["size"]
             assert harder["face"] < 0.97 * easier["face"]
             assert harder["roughness"] > 1.2 * easier["roughness"]
 
     @staticmethod
-    def measure(difficulty):
+    def measure(dataset):
         size = face = roughness = 0.0
-        for image, target in Critters(24, 64, difficulty=[difficulty] * 8):
+        for image, target in dataset:
             box = target["boxes"][0]
             size += float((box[3] - box[1]) / 24)
             face += float(target["parts"][:3].sum() / ((box[3] - box[1]) ** 2) / 24)
             roughness += float(image.float().diff(dim=-1).abs().mean() / 24)
         return {"size": size, "face": face, "roughness": roughness}
+
+
+class TestLabelNoise:
+    RATES = (0.0, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+
+    def test_the_rate_of_each_class_is_its_share_of_wrong_labels(self):
+        dataset = Critters(8 * 500, 32, label_noise=self.RATES)
+        wrong = dataset.targets != dataset.true_targets
+        for label, rate in enumerate(self.RATES):
+            share = float(wrong[dataset.true_targets == label].float().mean())
+            assert share == pytest.approx(rate, abs=4 * (rate * (1 - rate) / 500) ** 0.5)
+
+    def test_wrong_labels_are_any_of_the_others_alike(self):
+        dataset = Critters(8 * 700, 32, label_noise=[1.0] * 8)
+        for label in range(8):
+            counts = dataset.targets[dataset.true_targets == label].bincount(minlength=8)
+            assert counts[label] == 0
+            others = counts[torch.arange(8) != label].float()
+            assert (others - 100).abs().max() < 4.5 * (700 / 7 * 6 / 7) ** 0.5
+
+    def test_images_stay_as_they_are_and_samples_carry_the_wrong_label(self):
+        plain, noisy = Critters(16, 48), Critters(16, 48, label_noise=[1.0] * 8)
+        assert torch.equal(plain.targets, noisy.true_targets)
+        for i in range(16):
+            assert torch.equal(plain[i][0], noisy[i][0])
+            assert noisy[i][1]["label"] == noisy.targets[i] != plain.targets[i]
+
+    def test_a_label_does_not_depend_on_the_number_of_images(self):
+        few, many = (Critters(n, 32, label_noise=[0.5] * 8) for n in (20, 300))
+        assert torch.equal(few.targets, many.targets[:20])
+
+
+class TestClassProportions:
+    def test_each_class_has_its_share(self):
+        proportions = torch.tensor([0.0, 1, 1, 2, 3, 5, 8, 13])
+        shares = proportions / proportions.sum()
+        counts = Critters(4000, 32, class_proportions=proportions.tolist()).targets.bincount(minlength=8)
+        assert counts[0] == 0
+        assert ((counts - 4000 * shares).abs() <= 4 * (4000 * shares * (1 - shares)).sqrt()).all()
+
+    def test_a_label_does_not_depend_on_the_number_of_images(self):
+        few, many = (Critters(n, 32, class_proportions=[1, 2] * 4) for n in (20, 300))
+        assert torch.equal(few.targets, many.targets[:20])
+        assert torch.equal(few.targets, few.true_targets)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +312,12 @@ class TestDifficulty:
         ({"image_size": 16}, "`image_size` to be at least 32 pixels, but got 16"),
         ({"shortcut_rate": 1.5}, "`shortcut_rate` to be between 0 and 1, but got 1.5"),
         ({"shortcut_mode": "bent"}, "`shortcut_mode` to be 'aligned' or 'broken', but got 'bent'"),
-        ({"difficulty": [0.5]}, "`difficulty` to be 8 numbers between 0 and 1"),
-        ({"difficulty": [2.0] * 8}, "`difficulty` to be 8 numbers between 0 and 1"),
+        ({"corruption": -0.5}, "`corruption` to be between 0 and 1, but got -0.5"),
+        ({"label_noise": [0.5]}, "`label_noise` to be 8 numbers between 0 and 1"),
+        ({"label_noise": [2.0] * 8}, "`label_noise` to be 8 numbers between 0 and 1"),
+        ({"class_proportions": [1.0] * 7}, "`class_proportions` to be 8 numbers of at least 0 and not all 0"),
+        ({"class_proportions": [-1.0, *[1.0] * 7]}, "`class_proportions` to be 8 numbers of at least 0"),
+        ({"class_proportions": [0.0] * 8}, "`class_proportions` to be 8 numbers of at least 0 and not all 0"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments, message):
@@ -291,3 +350,16 @@ def test_evaluation_may_break_the_shortcut_of_training():
     modes = [d.shortcut_mode for d in (module.train_dataset, module.val_dataset, module.test_dataset)]
     assert modes == ["aligned", "broken", "broken"]
     assert CrittersDataModule(shortcut_mode="broken").eval_shortcut_mode == "broken"
+
+
+def test_training_labels_alone_are_noisy_and_uneven_and_images_of_every_split_corrupted():
+    module = CrittersDataModule(
+        64, 64, 64, 32, corruption=0.5, label_noise=[1.0] * 8, class_proportions=[1, 0, 0, 0, 0, 0, 0, 1]
+    )
+    train = module.train_dataset
+    assert set(train.true_targets.tolist()) == {0, 7}
+    assert (train.targets != train.true_targets).all()
+    for dataset in (module.val_dataset, module.test_dataset):
+        assert torch.equal(dataset.targets, dataset.true_targets)
+        assert dataset.targets.bincount().tolist() == [8] * 8
+    assert [d.corruption for d in (train, module.val_dataset, module.test_dataset)] == [0.5] * 3
