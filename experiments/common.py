@@ -12,21 +12,22 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from omegaconf import OmegaConf
-from scipy.stats import DegenerateDataWarning, bootstrap
+from scipy.stats import bootstrap
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from lit_decom import DecomCAM, Probe, observing
+from lit_decom import DecomCAM, Explainer, Probe, Scoring, observing
 from lit_decom.data import Critters, CrittersDataModule
-from lit_decom.evaluation import NEW_HEAD, explain, with_new_head
+from lit_decom.evaluation import NEW_HEAD, with_new_head
+from lit_decom.functional.intervals import mean_intervals
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.scoring import Scoreboard
 from lit_decom.tasks import ClassificationTask, WarmupCosineLR
 
 OWN = "decom_cam"
-FEWEST = 10  # images or networks for which a bootstrap interval is given
-RESAMPLES = 5000
+FEWEST = 10  # images or networks that are given an interval
+RESAMPLES = 4999
 Ends = tuple[float, float]
 UNKNOWN: Ends = (float("nan"), float("nan"))
 
@@ -127,7 +128,7 @@ def _world(  # noqa: PLR0917
 
 def rows_of_images(
     task: nn.Module,
-    layer: Any,
+    layer: str,
     probe: Probe,
     method: DecomCAM,
     metrics: Mapping[str, PerImageMetric],
@@ -140,7 +141,7 @@ def rows_of_images(
 
     Args:
         task: the network; left as it is.
-        layer: what is explained.
+        layer: the name of what is explained.
         probe: the images, explained for their label.
         method: DecomCAM with its hyperparameters.
         metrics: by name.
@@ -153,14 +154,13 @@ def rows_of_images(
         each image, ``(n, width)`` in the order of the probe: ``metric.score(rows)`` is one value per image, and
         ``metric.reduce(rows)`` that of all of them.
     """
-    board = Scoreboard(metrics, baselines=baselines, chance=chance)
-    for piece in explain(task, layer, method, probe):
-        board.update(piece.probe, piece.capture, piece.decomposition, model=task, layer=layer, method=method)
-    found = {
-        (name, explanation or OWN): wrapper.metric.rows
-        for explanation, wrappers in board._boards.items()  # noqa: SLF001 -- rows have no public name yet
-        for name, wrapper in wrappers.items()
-    }
+    board = Scoreboard(metrics, Scoring(metrics, baselines=tuple(baselines), chance=chance), strict=True)
+    for piece in Explainer(method, layer).pieces(task, probe):
+        board.update(piece.probe, piece.capture, piece.decomposition, method=method)
+    table = board.table()
+    if table is None:
+        raise ValueError("Expected the probe to have at least one image, but got none.")
+    found = {(name, explanation or OWN): rows for (name, explanation), rows in table.columns.items()}
     if new_head:
         bare = rows_of_images(with_new_head(task), layer, probe, method, metrics, baselines=(), chance=False)
         found |= {(name, NEW_HEAD): rows for (name, _), rows in bare.items()}
@@ -182,42 +182,37 @@ def accuracy(task: nn.Module, dataset: Critters) -> float:
 
 
 def mean_interval(values: np.ndarray) -> Ends:
-    """95 % interval of the mean of ``(n,)``, NaN left out; see :func:`bootstrap_interval`."""
-    return bootstrap_interval((values[~np.isnan(values)],), np.mean, vectorized=True)
+    """95 % studentised bootstrap interval of the mean of ``(n,)``, NaN left out; NaN for fewer than ten."""
+    known = values[~np.isnan(values)]
+    if len(known) < FEWEST:
+        return UNKNOWN
+    low, high = mean_intervals(torch.from_numpy(known)[:, None], n_resamples=RESAMPLES)[0].tolist()
+    return low, high
 
 
-def bootstrap_interval(
-    samples: Sequence[np.ndarray],
-    statistic: Callable[..., Any],
-    *,
-    vectorized: bool = False,
-    n_resamples: int = RESAMPLES,
-) -> Ends:
-    """95 % BCa bootstrap interval (SciPy) of a statistic over the same images or networks of every sample.
+def bca_interval(samples: Sequence[np.ndarray], statistic: Callable[..., Any], n_resamples: int) -> Ends:
+    """95 % BCa bootstrap interval (SciPy) of a statistic that is no mean.
 
     Args:
-        samples: each ``(n,)``, drawn together.
-        statistic: of the samples.
-        vectorized: whether the statistic takes an axis.
+        samples: each ``(n,)``, over the same networks, which are drawn with all that is known of them.
+        statistic: of the samples along an axis.
         n_resamples: number of draws of ``n``, of a generator that begins at 0.
 
     Returns:
-        Both ends; NaN for fewer than ten, which are too few, and where the statistic does not vary.
+        Both ends; NaN for fewer than ten networks.
     """
     if len(samples[0]) < FEWEST:
         return UNKNOWN
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        found = bootstrap(
-            tuple(samples),
-            statistic,
-            paired=True,
-            vectorized=vectorized,
-            method="BCa",
-            n_resamples=n_resamples,
-            batch=1000 if vectorized else None,
-            rng=np.random.default_rng(0),
-        ).confidence_interval
+    found = bootstrap(
+        tuple(samples),
+        statistic,
+        paired=True,
+        vectorized=True,
+        method="BCa",
+        n_resamples=n_resamples,
+        batch=1000,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
     return float(found.low), float(found.high)
 
 

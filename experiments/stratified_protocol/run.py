@@ -18,7 +18,7 @@ from experiments.common import (
     trained,
     write_csv,
 )
-from lit_decom import DecomCAM, Probe, find_target_layer
+from lit_decom import DecomCAM, Probe
 from lit_decom.data import CrittersDataModule
 from lit_decom.metrics import InsertionDeletion
 
@@ -77,7 +77,7 @@ def one_network(config: Any, network: Any) -> tuple[list[Row], list[Row]]:
     metric = InsertionDeletion(n_steps=config.n_steps, target="label", scale_to_image=True)
     rows = rows_of_images(
         task,
-        find_target_layer(task, network.layer),
+        network.layer,
         probe,
         DecomCAM(),
         {"overall": metric},

@@ -4,13 +4,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from experiments.common import settings_of, trained, write_csv
-from lit_decom import DecomCAM, DecomCAMCallback, Probe, find_target_layer
+from experiments.common import (
+    OWN,
+    UNKNOWN,
+    ends,
+    mean_interval,
+    read_csv,
+    rows_of_images,
+    settings_of,
+    trained,
+    write_csv,
+)
+from lit_decom import Components, DecomCAM, DecomCAMCallback, Log, Probe, Scoring
 from lit_decom.data import CrittersDataModule
-from lit_decom.evaluation import evaluate
 from lit_decom.functional.curves import mean_absolute_change
 from lit_decom.functional.image import upsample
 from lit_decom.functional.parts import match_parts
@@ -18,84 +29,139 @@ from lit_decom.metrics import EnergyPointingGame, PartCoverage, PartPurity
 from lit_decom.records import RunDirectory
 
 FOLDER = Path(__file__).parent
-METRICS = (EnergyPointingGame, PartCoverage, PartPurity)
+METRICS = {"energy_pointing_game": EnergyPointingGame, "part_coverage": PartCoverage, "part_purity": PartPurity}
+Row = dict[str, Any]
+NO_ENDS = {"low": float("nan"), "high": float("nan")}
 
 
 def main() -> None:
     """Train, evaluate before and after, follow the components, and write tables and the figure."""
-    config, output = settings_of(FOLDER, __doc__ or "")
-    scores: list[dict[str, Any]] = []
-    evolution: list[dict[str, Any]] = []
-    for seed in config.seeds:
-        found, followed = one_seed(config, seed)
-        scores += found
-        evolution += followed
-    write_csv(output / "results.csv", scores)
-    write_csv(output / "evolution.csv", evolution)
-    figure_of(scores).savefig(output / "figure.png", dpi=110)
+    config, output, analyse = settings_of(FOLDER, __doc__ or "")
+    if not analyse:
+        tables: dict[str, list[Row]] = {"results": [], "evolution": [], "components": []}
+        for seed in config.seeds:
+            for name, rows in one_seed(config, seed).items():
+                tables[name] += rows
+                # Written after every network, so that a run that is ended leaves those that are done.
+                write_csv(output / f"{name}.csv", tables[name])
+    figure_of(read_csv(output / "results.csv")).savefig(output / "figure.png", dpi=110)
 
 
-def one_seed(config: Any, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of both tables for one network."""
+def one_seed(config: Any, seed: int) -> dict[str, list[Row]]:
+    """Rows of every table for one network."""
     data = CrittersDataModule(config.n_train, config.n_val, 8, config.image_size, seed=seed)
     data.setup("fit")
-    dataset = data.val_dataloader().dataset
-    probe = Probe.from_dataset(dataset, config.n_probe, seed, mean=data.mean, std=data.std)
+    probe = Probe.from_dataset(data.val_dataset, config.n_probe, seed, mean=data.mean, std=data.std)
     method = DecomCAM(n_components=config.n_components)
-    rows: list[dict[str, Any]] = []
-
-    def look(moment: str, task: torch.nn.Module) -> None:
-        layer = find_target_layer(task, "layer3")
-        for score in evaluate(task, layer, probe, method, metrics=[metric() for metric in METRICS]):
-            low, high = score.interval or (float("nan"),) * 2
-            over = score.over or (float("nan"),) * 2
-            rows.append(
-                {
-                    "seed": seed,
-                    "moment": moment,
-                    "metric": score.metric,
-                    "stratum": score.stratum,
-                    "explanation": score.explanation or "decom_cam",
-                    "images": score.count,
-                    "value": score.value,
-                    "low": low,
-                    "high": high,
-                    "better_by_low": over[0],
-                    "better_by_high": over[1],
-                }
-            )
-
+    results: list[Row] = []
     with tempfile.TemporaryDirectory() as directory:
         callback = DecomCAMCallback(
-            method, probe, "layer3", dirpath=directory, shared_components=config.shared_components, n_drawn=0
+            method,
+            probe,
+            "layer3",
+            scores=Scoring([EnergyPointingGame()]),
+            components=Components(n_shared=config.shared_components),
+            log=Log(n_images=0),
+            dirpath=directory,
         )
         task, trainer = trained(
             data,
             epochs=config.epochs,
             lr=config.lr,
-            width=config.width,
+            model_args={"width": config.width},
             seed=seed,
             callbacks=[callback],
-            before=lambda fresh: look("before", fresh),
+            before=lambda fresh: results.extend(scores_of(fresh, probe, method, seed, "before")),
         )
-        look("after", task)
+        results += scores_of(task, probe, method, seed, "after")
         records = list(RunDirectory(Path(directory)).records())
     accuracy = float(trainer.callback_metrics["val/acc"])
-    return rows, follow(seed, accuracy, records, probe, config.last_epochs)
+    return {
+        "results": results,
+        "evolution": [
+            {"seed": seed, "quantity": "val_acc", "images": config.n_val, "value": accuracy, **NO_ENDS},
+            *({"seed": seed, **row} for row in follow(records, probe, config.last_epochs)),
+        ],
+        "components": [{"seed": seed, **row} for record in records for row in by_rank(record)],
+    }
 
 
-def follow(seed: int, accuracy: float, records: list[Any], probe: Probe, last: int) -> list[dict[str, Any]]:
-    """How smooth curves by identity and by rank are, and whether shared components keep to their part."""
+def scores_of(task: torch.nn.Module, probe: Probe, method: DecomCAM, seed: int, moment: str) -> list[Row]:
+    """Every metric of every explanation, and how much more DecomCAM has, image by image."""
+    metrics = {name: metric() for name, metric in METRICS.items()}
+    rows = rows_of_images(task, "layer3", probe, method, metrics, new_head=True)
+    values = {key: metrics[key[0]].score(found).double().numpy() for key, found in rows.items()}
+    return [
+        {
+            "seed": seed,
+            "moment": moment,
+            "metric": metric,
+            "explanation": explanation,
+            "images": int((~np.isnan(found)).sum()),
+            **mean_of(found),
+            **ends("better_by", mean_interval(values[metric, OWN] - found) if explanation != OWN else UNKNOWN),
+        }
+        for (metric, explanation), found in values.items()
+    ]
+
+
+def mean_of(values: np.ndarray) -> dict[str, float]:
+    """The mean over images and its interval."""
+    low, high = mean_interval(values)
+    return {"value": float(np.nanmean(values)), "low": low, "high": high}
+
+
+def by_rank(record: Any) -> list[Row]:
+    """Share of the energy and score gain of the components of each rank at one epoch, over all images that have one."""
+    found = record.decomposition
+    rows = []
+    for rank in range(found.valid.shape[1]):
+        inside = found.valid[:, rank]
+        for quantity in ("explained_energy", "score_gains"):
+            values = getattr(found, quantity)[inside, rank].double().numpy()
+            if len(values):
+                where = {"epoch": record.epoch, "rank": rank + 1, "quantity": quantity, "images": len(values)}
+                rows.append(where | mean_of(values))
+    return rows
+
+
+def follow(records: list[Any], probe: Probe, last: int) -> list[Row]:
+    """How smooth curves by identity and by rank are, what the first components hold, and where shared ones lie."""
     identities = torch.stack([record.identities for record in records])
     gains = torch.stack([record.decomposition.score_gains for record in records])
-    change = mean_absolute_change(identities, gains)
-    found = [("val_acc", accuracy), *((name, float(value)) for name, value in vars(change).items())]
+    last_found = records[-1].decomposition
+    energy = last_found.explained_energy.where(last_found.valid, 0.0).double()
+    per_image = changes(identities, gains) | {
+        f"energy_of_the_first_{k}": energy[:, :k].sum(dim=1).numpy() for k in (1, 2, 4)
+    }
+    found = [{"quantity": name, "images": len(values), **mean_of(values)} for name, values in per_image.items()]
     parts = [parts_of_shared(record, probe) for record in records[-last:]]
     kept = [len({part.get(identity) for part in parts}) == 1 for identity in parts[-1]]
-    found += [("shared_components_on_a_part", float(len(kept))), ("of_these_on_it_throughout", float(sum(kept)))]
     names = probe.part_names or ()
-    found += [(f"shared_{identity}_on_{names[part]}", purity) for identity, (part, purity) in best(records[-1], probe)]
-    return [{"seed": seed, "quantity": name, "value": value} for name, value in found]
+    shared = {"shared_components_on_a_part": len(kept), "of_these_on_it_throughout": sum(kept)} | {
+        f"shared_{identity}_on_{names[part]}": purity for identity, (part, purity) in best(records[-1], probe)
+    }
+    return found + [
+        {"quantity": name, "images": len(probe), "value": float(value), **NO_ENDS} for name, value in shared.items()
+    ]
+
+
+def changes(identities: Tensor, gains: Tensor) -> dict[str, np.ndarray]:
+    """Mean absolute change of a score gain from epoch to epoch, image by image, of curves drawn in three ways.
+
+    ``by_identity`` and ``by_rank`` are over the same components, those that go on and whose rank was taken before;
+    ``by_rank_all`` has no such restriction: it is what a curve by rank shows.
+    """
+    images = [
+        mean_absolute_change(identities[:, image : image + 1], gains[:, image : image + 1])
+        for image in range(identities.shape[1])
+    ]
+    found = {name: np.array([getattr(each, name) for each in images]) for name in ("by_identity", "by_rank")}
+    found["by_rank_all"] = np.array([each.by_rank_all for each in images])
+    return found | {
+        "by_identity_less_by_rank": found["by_identity"] - found["by_rank"],
+        "by_identity_less_by_rank_all": found["by_identity"] - found["by_rank_all"],
+    }
 
 
 def parts_of_shared(record: Any, probe: Probe) -> dict[int, int]:
@@ -123,9 +189,8 @@ def figure_of(rows: list[dict[str, Any]]) -> Figure:
     """Every metric over all images, before and after, with intervals, seeds side by side."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, len(METRICS))
-    everywhere = [row for row in rows if row["stratum"] == "all"]
     for axes, metric in zip(panels, dict.fromkeys(row["metric"] for row in rows), strict=True):
-        shown = [row for row in everywhere if row["metric"] == metric]
+        shown = [row for row in rows if row["metric"] == metric]
         names = list(dict.fromkeys(row["explanation"] for row in shown))
         for row in shown:
             place = names.index(row["explanation"]) + (-0.17 if row["moment"] == "before" else 0.17)
@@ -135,7 +200,7 @@ def figure_of(rows: list[dict[str, Any]]) -> Figure:
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize="small")
         axes.set(title=metric.replace("_", " "), ylim=(0, 1))
     figure.suptitle(
-        "grey: before training, orange: after; one point per seed, 95 % bootstrap intervals", fontsize="small"
+        "grey: before training, orange: after; one point per seed, 95 % BCa intervals over images", fontsize="small"
     )
     return figure
 
