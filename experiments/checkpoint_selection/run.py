@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from experiments.common import (
     accuracy,
@@ -121,9 +122,16 @@ def answers(runs: list[list[dict[str, Any]]], eps: float) -> list[dict[str, Any]
             "highest": float(more[name].max()),
             "runs_above": int((more[name] > 0).sum()),
             "runs_below": int((more[name] < 0).sum()),
+            "sign_test": sign_test(more[name]),
         }
         for name, values in chosen.items()
     ]
+
+
+def sign_test(differences: np.ndarray) -> float:
+    """Two-sided p value of as uneven a split of signs, ties left out; 1 where all are ties."""
+    above, below = int((differences > 0).sum()), int((differences < 0).sum())
+    return float(binomtest(above, above + below).pvalue) if above + below else 1.0
 
 
 def figure_of(runs: list[list[dict[str, Any]]]) -> Figure:
