@@ -195,7 +195,7 @@ def figure_of(rows: list[Row], methods: list[str]) -> Figure:
     """What DecomCAM has more of the overall area than each other method, per bin, one panel per network."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
     figure = Figure(figsize=(3.6 * len(networks), 3.8), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(networks), sharey=True))
+    panels = np.atleast_1d(figure.subplots(1, len(networks)))
     for axes, network in zip(panels, networks, strict=True):
         shown = [row for row in rows if (row["network"], row["metric"]) == (network, "overall")]
         bins = list(dict.fromkeys(row["bin"] for row in shown))
@@ -205,12 +205,16 @@ def figure_of(rows: list[Row], methods: list[str]) -> Figure:
             values = np.array([row["decom_cam_more_by"] for row in of_method])
             low, high = (np.array([row[f"more_by_{end}"] for row in of_method]) for end in ("low", "high"))
             spread = np.nan_to_num(np.stack([values - low, high - values]))
-            axes.errorbar(at, values, spread, fmt="o", ms=3, lw=1, label=method)
+            label = method if network == networks[0] else None
+            axes.errorbar(at, values, spread, fmt="o", ms=3, lw=1, color=f"C{number}", label=label)
+            few = np.isnan(low)
+            axes.plot(np.array(at)[few], values[few], "o", ms=6, mfc="none", mec="0.4", mew=0.6)
         axes.axhline(0, color="0.6", lw=0.8)
         axes.set_xticks(range(len(bins)), [name.replace("_", "-", 1) for name in bins], rotation=50, fontsize="small")
         axes.set(title=network, xlabel="accuracy of the class")
     panels[0].set_ylabel("overall area of DecomCAM less that of")
-    panels[-1].legend(fontsize="small", frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(methods), fontsize="small", frameon=False)
+    figure.supxlabel("95 % intervals over images; ringed: fewer than ten images, too few for one", fontsize="x-small")
     return figure
 
 
