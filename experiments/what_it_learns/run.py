@@ -200,7 +200,7 @@ def figure_of(rows: list[dict[str, Any]]) -> Figure:
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize="small")
         axes.set(title=metric.replace("_", " "), ylim=(0, 1))
     figure.suptitle(
-        "grey: before training, orange: after; one point per seed, 95 % BCa intervals over images", fontsize="small"
+        "grey: before training, orange: after; one point per seed, 95 % intervals over images", fontsize="small"
     )
     return figure
 
