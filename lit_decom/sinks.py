@@ -42,12 +42,12 @@ def _(logger: TensorBoardLogger, key: str, images: Sequence[Image.Image], captio
 def log_curves(
     logger: Logger, key: str, steps: Sequence[int], series: Mapping[str, Sequence[float]], title: str
 ) -> None:
-    """Send curves over all firings so far to a logger; one that has no word for them gets none.
+    """Send curves over all snapshots so far to a logger; one that has no word for them gets none.
 
     Args:
         logger: one of the Trainer's.
         key: such as ``decomcam/gain_curves``.
-        steps: of the firings, ``T`` of them.
+        steps: of the snapshots, ``T`` of them.
         series: ``T`` values per line.
         title: of the chart.
     """

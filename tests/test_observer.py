@@ -1,4 +1,4 @@
-"""The observer's promises: records that do not depend on shards or batches, memory over firings, resuming."""
+"""The observer's promises: records that do not depend on shards or batches, memory over snapshots, resuming."""
 
 import torch
 from torch.testing import assert_close

@@ -64,7 +64,7 @@ def move(page, position):
     chromium.settle(page)
 
 
-def test_it_opens_at_the_last_firing_without_a_complaint(page):
+def test_it_opens_at_the_last_snapshot_without_a_complaint(page):
     assert now(page) == "epoch 3 · step 40"
     assert chromium.console(page) == []
 
@@ -102,7 +102,7 @@ def test_the_slider_moves_maps_captions_crops_and_cursors(page):
     assert cursor - old_cursor > 100
 
 
-def test_maps_are_drawn_as_the_pictures_of_a_firing_are(page):
+def test_maps_are_drawn_as_the_pictures_of_a_snapshot_are(page):
     pixels = page.execute_script(
         "return [...document.querySelectorAll('.tile canvas')].slice(0, 4).map((c) =>"
         "[...c.getContext('2d').getImageData(0, 0, c.width, c.height).data])"
@@ -176,7 +176,7 @@ def test_pointing_at_a_curve_frames_its_map(page):
     assert ask(page, "document.querySelectorAll('.on, .dim').length") == 0
 
 
-def test_a_click_into_a_chart_goes_to_that_firing(page):
+def test_a_click_into_a_chart_goes_to_that_snapshot(page):
     chromium.point_at(page, ".card .chart", click=True)
     assert now(page) in ("epoch 1 · step 20", "epoch 2 · step 30")
 
@@ -236,7 +236,7 @@ def test_two_runs_stand_side_by_side_and_light_up_together(page, pages):
     assert tops[1] > tops[0]
 
 
-def test_a_single_firing_leaves_nothing_to_play(page, pages):
+def test_a_single_snapshot_leaves_nothing_to_play(page, pages):
     chromium.open_report(page, pages["alone"])
     assert ask(page, "[...document.querySelectorAll('#slider, #play')].map((e) => e.disabled)") == [
         True,
@@ -251,7 +251,7 @@ def test_a_single_firing_leaves_nothing_to_play(page, pages):
     assert ask(page, "document.querySelectorAll('.line circle').length") > 0  # dots, since there are no lines yet
 
 
-def test_without_scripts_the_last_firing_is_a_picture(pages):
+def test_without_scripts_the_last_snapshot_is_a_picture(pages):
     with chromium.browser() as other:
         other.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
         other.get(Path(pages["one"]).resolve().as_uri())

@@ -42,7 +42,7 @@ def epochs_of(observer: DecomCAMCallback) -> list[int]:
         pytest.param(1, {"max_epochs": 2, "num_sanity_val_steps": 0}, [0, 1], id="without a sanity check"),
     ],
 )
-def test_it_fires_at_the_end_of_each_validation_that_is_due(tmp_path, every_n_epochs, arguments, epochs):
+def test_it_takes_a_snapshot_at_the_end_of_each_validation_that_is_due(tmp_path, every_n_epochs, arguments, epochs):
     observer = callback(every_n_epochs=every_n_epochs)
     fit(tmp_path, observer, **arguments)
     assert epochs_of(observer) == epochs
@@ -51,7 +51,7 @@ def test_it_fires_at_the_end_of_each_validation_that_is_due(tmp_path, every_n_ep
     assert steps == sorted(set(steps))
 
 
-def test_two_firings_within_one_accumulation_keep_the_later_record(tmp_path):
+def test_two_snapshots_within_one_accumulation_keep_the_later_record(tmp_path):
     observer = callback()
     fit(tmp_path, observer, accumulate_grad_batches=2, val_check_interval=1)
     # Batches 1 and 2 are both logged at step 0: Lightning advances it after the validation.
@@ -165,7 +165,7 @@ def test_mixed_precision_is_left_to_the_training(tmp_path):
     assert {key: run.callback_metrics[key].item() for key in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
-def test_classes_are_counted_in_the_validations_that_are_followed_by_a_firing(tmp_path, monkeypatch):
+def test_classes_are_counted_in_the_validations_that_are_followed_by_a_snapshot(tmp_path, monkeypatch):
     counted, count = [], ClassAccuracy.count
 
     def noting(answers, module, *rest):
@@ -214,7 +214,7 @@ def test_checkpoints_are_ranked_by_it_without_a_validation_loop(tmp_path):
     assert checkpoint.best_model_score.item() == pytest.approx(min(gains))
 
 
-def test_a_checkpoint_between_two_firings_is_not_ranked_by_a_stale_number(tmp_path):
+def test_a_checkpoint_between_two_snapshots_is_not_ranked_by_a_stale_number(tmp_path):
     checkpoint = ModelCheckpoint(
         tmp_path / "checkpoints", monitor="decomcam/explained_energy/rank_01", mode="max", save_top_k=-1
     )

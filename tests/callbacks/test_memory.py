@@ -34,7 +34,7 @@ def resident_bytes() -> int:
 
 
 class Census(pl.Callback):
-    """Looks for hooks after each training batch that follows a firing, counts live tensors and memory after some."""
+    """Looks for hooks after each training batch that follows a snapshot, counts live tensors and memory after some."""
 
     def __init__(self) -> None:
         self.tensors: dict[int, int] = {}
@@ -49,21 +49,21 @@ class Census(pl.Callback):
             self.tensors[trainer.global_step] = live_tensors()
 
 
-def test_fifty_firings_and_the_steps_after_them_keep_nothing(tmp_path):
-    # The first firings of a process fill caches: fonts, blur matrices, the allocator.
+def test_fifty_snapshots_and_the_steps_after_them_keep_nothing(tmp_path):
+    # The first snapshots of a process fill caches: fonts, blur matrices, the allocator.
     fit(tmp_path / "before", callback(), max_epochs=4, val_check_interval=1)
     census, observer = Census(), callback()
     fit(tmp_path, census, observer, max_epochs=13, val_check_interval=1)
     assert len(observer._history) == 52
     assert census.hooks == []
-    # What is remembered of vanished components comes and goes; anything kept per firing would make it 46 or more.
+    # What is remembered of vanished components comes and goes; anything kept per snapshot would make it 46 or more.
     assert census.tensors[52] - census.tensors[5] < 23
-    # One firing's images and evidence are 150 KB: keeping them would make it 5 MB and more. By medians, since the
+    # One snapshot's images and evidence are 150 KB: keeping them would make it 5 MB and more. By medians, since the
     # allocator may take a step of some MB at any time, once.
     assert median(census.resident[-15:]) - median(census.resident[10:25]) < 2000 * KILOBYTE
 
 
-def test_firings_that_fail_half_way_keep_nothing(tmp_path):
+def test_snapshots_that_fail_half_way_keep_nothing(tmp_path):
     module = tiny(TinyFaulty)
     census, observer = Census(), callback(strict=False)
 

@@ -298,7 +298,7 @@ def test_early_stopping_that_a_missing_value_would_trigger_is_refused_before_tra
     assert run.current_epoch == 4
 
 
-def test_values_of_an_earlier_firing_are_taken_back():
+def test_values_of_an_earlier_snapshot_are_taken_back():
     metrics = {"decomcam/a": torch.tensor(1.0), "decomcam/b": torch.tensor(2.0), "val/loss": torch.tensor(3.0)}
     callbacks = [SimpleNamespace(monitor="decomcam/b"), SimpleNamespace(monitor="val/loss"), SimpleNamespace()]
     run = SimpleNamespace(callback_metrics=metrics, callbacks=callbacks, lr_scheduler_configs=[])
