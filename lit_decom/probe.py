@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -187,7 +188,7 @@ class Probe:
         ids = [str(index) for index in indices]
         return cls.from_tensors(torch.cat([image for image, _ in samples]), labels, ids=ids, **known)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of everything that was read: images, labels, ids, masks, boxes and parts."""
         total = hashlib.sha256()

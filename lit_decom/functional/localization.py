@@ -114,11 +114,14 @@ def relevance_rank(maps: Tensor, masks: Tensor, ties: Ties = "stable") -> Tensor
     count = inside.sum(dim=1, keepdim=True)
     # The lowest value that is taken, selected and not sorted for: a sort takes ten times as long.
     sizes = (values.shape[1] + 1 - count.flatten().clamp(min=1)).tolist()
-    last = torch.stack([row.kthvalue(size).values for row, size in zip(values, sizes, strict=True)])[:, None]
+    last = values.new_empty(len(values), 1)
+    for row, size in enumerate(sizes):
+        last[row] = values[row].kthvalue(size).values
     above, tied = values > last, values == last
     left = count - above.sum(dim=1, keepdim=True)
     if ties == "stable":
-        taken = above | (tied & (tied.cumsum(dim=1) <= left))
+        all_tied = bool((tied.sum(dim=1, keepdim=True) == left).all())
+        taken = above | (tied if all_tied else tied & (tied.cumsum(dim=1) <= left))
         found = (inside & taken).sum(dim=1, keepdim=True).float()
     else:
         places = left / tied.sum(dim=1, keepdim=True)

@@ -54,16 +54,16 @@ def match_parts(ossms: Tensor, parts: Tensor, valid: Tensor | None = None, purit
         (tensor([[0, 1]]), tensor([[0.7500, 1.0000]]))
     """
     _check(ossms, parts, valid, purity)
-    if valid is not None:
-        ossms = ossms.where(valid[:, :, None, None], 0)
+    exists = torch.ones(ossms.shape[:2], dtype=torch.bool, device=ossms.device) if valid is None else valid
     energy = ossms.float().clamp(min=0).flatten(2)
     owned = _owned_pixels(parts).flatten(2).float()
     with torch.autocast(energy.device.type, enabled=False), full_precision(energy.device):
         inside = energy @ owned.mT
     total = energy.sum(dim=2, keepdim=True)
+    finite = (ossms.float().sum(dim=(2, 3)).isfinite() | ~exists).all(dim=1)
     area = owned.mean(dim=2).unsqueeze(1)
     present = area > 0
-    exists = (total > 0) & ossms.float().sum(dim=(1, 2, 3)).isfinite()[:, None, None]
+    exists = (exists & finite[:, None])[:, :, None] & (total > 0)
     share = inside / total
     if purity == "balanced":
         share = (share * (1 - area) / (share * (1 - area) + (1 - share) * area)).where(area < 1, 0.5)

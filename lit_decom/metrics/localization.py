@@ -239,15 +239,18 @@ class MaxBoxAccuracy(PerImageMetric):
         return max_box_accuracy(rows, self.iou_thresholds)[0]
 
 
-class _PartMetric(PerImageMetric):
+class PartMetric(PerImageMetric):
+    """A metric of which part each component falls on; metrics with equal ``purity`` may share one ``match``."""
+
     higher_is_better = True
     purity: Purity
 
-    def _match(self, ossms: Tensor, parts: Tensor, valid: Tensor | None) -> PartMatch:
+    def match_of(self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None) -> PartMatch:
+        """Find the part that each component falls on, see :func:`lit_decom.functional.parts.match_parts`."""
         return match_parts(ossms, parts, valid, self.purity)
 
 
-class PartCoverage(_PartMetric):
+class PartCoverage(PartMetric):
     """The mean share of an image's parts that some component claims.
 
     Args:
@@ -269,12 +272,12 @@ class PartCoverage(_PartMetric):
         self.purity = purity
         self.add_rows()
 
-    def update(self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None) -> None:
-        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K) bool."""
-        self.append(part_coverage(self._match(ossms, parts, valid), self.min_purity))
+    def update(self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None, match: PartMatch | None = None) -> None:
+        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K) bool, their ``match``."""
+        self.append(part_coverage(match or self.match_of(ossms, parts, valid), self.min_purity))
 
 
-class PartPurity(_PartMetric):
+class PartPurity(PartMetric):
     """The mean purity of an image's components, each with respect to the part it falls on.
 
     Args:
@@ -294,6 +297,6 @@ class PartPurity(_PartMetric):
         self.purity = purity
         self.add_rows()
 
-    def update(self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None) -> None:
-        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K) bool."""
-        self.append(part_purity(self._match(ossms, parts, valid)))
+    def update(self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None, match: PartMatch | None = None) -> None:
+        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K) bool, their ``match``."""
+        self.append(part_purity(match or self.match_of(ossms, parts, valid)))

@@ -13,10 +13,12 @@ from lit_decom import keys
 from lit_decom.evidence import Capture
 from lit_decom.functional.chance import center_maps, random_maps, random_orthogonal_basis
 from lit_decom.functional.image import upsample
+from lit_decom.functional.parts import PartMatch
 from lit_decom.methods.base import CAM, METHODS
 from lit_decom.methods.decom_cam import Decomposition
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.faithfulness import MaskedMetric, Masking
+from lit_decom.metrics.localization import PartMetric
 from lit_decom.metrics.stability import MapHistory
 from lit_decom.probe import Probe
 from lit_decom.scores import Column, RowTable, Score
@@ -170,27 +172,20 @@ class Scoreboard:
         if not applying:
             return columns
         shown = piece.known | _shown(explanation, piece, method)
-        masked: dict[Masking, Tensor] = {}
+        shared = _SharedWork(shown)
         for name, metric in applying.items():
             if name not in self._dropped:
-                rows = self._rows(name, metric, shown, masked)
+                rows = self._rows(name, metric, shared)
                 if rows is not None:
                     columns[name, explanation] = rows
                     self._keep_constant((name, explanation), metric, piece.probe.ids, rows)
         return columns
 
-    def _rows(
-        self, name: str, metric: PerImageMetric, shown: dict[str, Any], masked: dict[Masking, Tensor]
-    ) -> Tensor | None:
+    def _rows(self, name: str, metric: PerImageMetric, shared: "_SharedWork") -> Tensor | None:
         """Rows of one metric; None where it raises, and it is not asked again in this snapshot."""
         try:
-            if isinstance(metric, MaskedMetric) and metric.asks_for_masked_logits:
-                masking = metric.masking
-                if masking not in masked:
-                    masked[masking] = masking.forward(shown["capture"], shown["maps"])
-                shown = shown | {"masked_logits": masked[masking]}
-            metric.reset()
-            metric.update(**metric._filter_kwargs(**shown))  # noqa: SLF001 -- torchmetrics' own way of choosing
+            given = shared.for_metric(metric)
+            metric.update(**metric._filter_kwargs(**given))  # noqa: SLF001 -- torchmetrics' own way of choosing
             return metric.rows.cpu()
         except Exception as error:
             if self.strict:
@@ -229,6 +224,29 @@ class _Piece:
 
     def resized(self, maps: Tensor) -> Tensor:
         return upsample(maps, self.size).clamp(min=0)
+
+
+class _SharedWork:
+    """What an explanation shows, and beside it what several metrics would otherwise compute each for itself."""
+
+    def __init__(self, shown: dict[str, Any]) -> None:
+        self._shown = shown
+        self._masked: dict[Masking, Tensor] = {}
+        self._matches: dict[str, PartMatch] = {}
+
+    def for_metric(self, metric: PerImageMetric) -> dict[str, Any]:
+        """Give everything that a metric may be updated with."""
+        shown = self._shown
+        if isinstance(metric, MaskedMetric) and metric.asks_for_masked_logits:
+            masking = metric.masking
+            if masking not in self._masked:
+                self._masked[masking] = masking.forward(shown["capture"], shown["maps"])
+            return shown | {"masked_logits": self._masked[masking]}
+        if isinstance(metric, PartMetric):
+            if metric.purity not in self._matches:
+                self._matches[metric.purity] = metric.match_of(shown["ossms"], shown["parts"], shown.get("valid"))
+            return shown | {"match": self._matches[metric.purity]}
+        return shown
 
 
 def _shown(explanation: str, piece: _Piece, method: CAM) -> dict[str, Any]:

@@ -60,21 +60,32 @@ def _over_stratum(
 ) -> list[Score]:
     ends = _intervals(columns, metrics) if intervals else {}
     paired = _paired(columns, metrics) if intervals else {}
+    values = _values(columns, metrics)
+    undefined = torch.stack([rows[:, 0].isnan().sum() for rows in columns.values()]).tolist() if columns else []
     return [
         Score(
             metric=name,
             stratum=stratum,
             explanation=explanation,
-            value=float(metrics[name].reduce(rows)),
+            value=values[name, explanation],
             n=len(rows),
-            undefined=int(rows[:, 0].isnan().sum()),
+            undefined=missing,
             interval=ends.get((name, explanation)),
             paired_difference=paired.get((name, explanation)),
             higher_is_better=metrics[name].higher_is_better,
             always_there=metrics[name].always_there and stratum == keys.ALL,
         )
-        for (name, explanation), rows in columns.items()
+        for ((name, explanation), rows), missing in zip(columns.items(), undefined, strict=True)
     ]
+
+
+def _values(columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric]) -> dict[Column, float]:
+    """Value of every column, those of all means at once."""
+    means = _means(columns, metrics)
+    found = {column: float(metrics[column[0]].reduce(columns[column])) for column in columns if column not in means}
+    if means:
+        found.update(zip(means, torch.stack(list(means.values()), dim=1).nanmean(dim=0).tolist(), strict=True))
+    return found
 
 
 def _gaps(
@@ -156,14 +167,18 @@ def _means(columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetri
 def _paired(columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric]) -> dict[Column, Interval | None]:
     """By baseline, the interval of what the method is better by."""
     differences = _better_by(columns, metrics)
-    found = _each_kind(differences, {}, mean_intervals, mean_intervals)
+    found = _each_kind(differences, {}, share_intervals, mean_intervals)
     ties = [column for column, each in differences.items() if _all_alike(each)]
     found |= dict.fromkeys(ties, (0.0, 0.0))
-    for name, explanation in differences:
-        if metrics[name].is_share and metrics[name].is_mean:
-            own, other = (metrics[name].score(columns[name, by])[:, None] for by in (keys.OWN, explanation))
-            first, second = (own, other) if metrics[name].higher_is_better else (other, own)
-            found[name, explanation] = _ends(paired_share_intervals(first, second)[0])
+    shares = [column for column in differences if metrics[column[0]].is_share and metrics[column[0]].is_mean]
+    if shares:
+        pairs = []
+        for name, explanation in shares:
+            own, other = (metrics[name].score(columns[name, by]) for by in (keys.OWN, explanation))
+            pairs.append((own, other) if metrics[name].higher_is_better else (other, own))
+        first, second = (torch.stack(side, dim=1) for side in zip(*pairs, strict=True))
+        ends = paired_share_intervals(first, second)
+        found |= {column: _ends(interval) for column, interval in zip(shares, ends, strict=True)}
     return found
 
 
