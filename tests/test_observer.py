@@ -5,7 +5,8 @@ from torch.testing import assert_close
 
 from lit_decom import Components, DecomCAM, Explainer, Probe
 from lit_decom.explainer import Explanations
-from lit_decom.observer import Observer, Process, Stopwatch
+from lit_decom.observer import Observer
+from lit_decom.process import Process, Stopwatch
 from tests.helpers.networks import SmallCNN, seeded
 
 

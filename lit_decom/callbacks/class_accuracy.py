@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from lit_decom.evidence.network import Network, ReadLogits
 from lit_decom.evidence.observing import observing
-from lit_decom.observer import Process
 from lit_decom.probe import Unpack, images_and_labels
+from lit_decom.process import Process
 
 
 class ClassAccuracy:

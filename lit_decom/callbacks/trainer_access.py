@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, default_collate
 from lit_decom import keys
 from lit_decom.evidence import observing
 from lit_decom.isolation import isolated_random_state
-from lit_decom.observer import Process
 from lit_decom.probe import Probe, Unpack
+from lit_decom.process import Process
 
 
 def refuse_sharded(trainer: pl.Trainer) -> None:
