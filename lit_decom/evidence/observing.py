@@ -43,7 +43,9 @@ def observing(model: nn.Module) -> Iterator[None]:
         stack.enter_context(_tensors_kept(modules))
         try:
             for module in modules:
-                module.training = False
+                # Only where it differs, since a module looks through all its attributes for every one that is set.
+                if module.training:
+                    module.training = False
             for parameter, _, _ in parameters:
                 parameter.grad = None
             for module, flag in checkpointing:
@@ -51,7 +53,8 @@ def observing(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, mode in zip(modules, modes, strict=True):
-                module.training = mode
+                if module.training != mode:
+                    module.training = mode
             for parameter, requires_grad, grad in parameters:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)
