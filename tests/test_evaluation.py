@@ -97,6 +97,32 @@ def test_a_new_head_is_scored_and_leaves_the_network_alone():
     assert f"energy_pointing_game/all/{NEW_HEAD}" in scores(probe(), EnergyPointingGame())
 
 
+def noisy(n=12):
+    """The object and its background, each with noise, so that no two images score alike."""
+    plain = probe(n)
+    noise = torch.rand(plain.images.shape, generator=torch.Generator().manual_seed(0))
+    return Probe.from_tensors(plain.images + 0.2 * noise, plain.labels, masks=plain.masks)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_network_is_compared_with_its_features_under_a_new_head_and_not_the_other_way_round(monkeypatch, turned):
+    def on_the_background(model):
+        head = Objects()
+        head.head.weight.data = model.head.weight.data.flip(1)
+        return head
+
+    monkeypatch.setattr("lit_decom.evaluation.with_new_head", on_the_background)
+    model = on_the_background(Objects()) if turned else Objects()
+    explainer = Explainer(DecomCAM(n_components=1), "conv")
+    found = evaluate(model, noisy(), explainer, Scoring([EnergyPointingGame()], baselines=(), chance=False))
+    values = {score.key: score for score in found}
+    own, other = values["energy_pointing_game/all"], values[f"energy_pointing_game/all/{NEW_HEAD}"]
+    assert (own.value > other.value) is not turned
+    assert other.is_beaten is not turned
+    # Strata are those of the network itself: it gets every image right, whatever the new head says.
+    assert (own.n, other.n) == (12, 12)
+
+
 def test_the_default_set_asks_for_what_the_probe_has():
     plain = Probe.from_tensors(torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.long))
     names = {metric_key(metric) for metric in default_metrics(plain)}

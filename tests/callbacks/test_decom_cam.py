@@ -1,7 +1,9 @@
 """When the callback fires, what it logs, and who sees it."""
 
+import inspect
 import json
 import pickle
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -93,6 +95,23 @@ def test_fast_dev_run_explains_and_writes_nothing(tmp_path):
     run = fit(tmp_path, observer, fast_dev_run=True)
     assert "decomcam/score_gain/rank_01" in run.callback_metrics
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_way_from_the_hook_to_the_core_is_short(tmp_path, monkeypatch):
+    ways, decompose = [], DecomCAM.decompose
+
+    def noting(method, evidence):
+        frames = [frame for frame in inspect.stack() if "lit_decom" in Path(frame.filename).parts]
+        names = [frame.function for frame in reversed(frames)]
+        if "on_validation_epoch_end" in names:
+            ways.append([*names[names.index("on_validation_epoch_end") :], "decompose"])
+        return decompose(method, evidence)
+
+    monkeypatch.setattr(DecomCAM, "decompose", noting)
+    fit(tmp_path, callback())
+    assert ways[0] == [
+        *("on_validation_epoch_end", "_take_snapshot", "observe", "share", "_explain_share", "pieces", "decompose")
+    ]
 
 
 # ----- what
