@@ -8,6 +8,8 @@ from lit_decom.sweep.intervals import Interval, difference_interval
 from lit_decom.sweep.spec import Objective
 from lit_decom.sweep.trials import Outcome, Reading
 
+_ROUNDING = 1e-9  # of scores in double precision
+
 Within = Literal["yes", "unsure, yes", "unsure, no", "no"]
 
 
@@ -115,8 +117,12 @@ def difference_of(a: Reading, b: Reading) -> Interval | None:
 
         from lit_decom.functional.intervals import mean_intervals
 
-        differences = torch.tensor([[a.per_image[image] - b.per_image[image]] for image in sorted(a.per_image)])
-        low, high = mean_intervals(differences.double())[0].tolist()
+        pairs = [[a.per_image[image] - b.per_image[image]] for image in sorted(a.per_image)]
+        differences = torch.tensor(pairs, dtype=torch.float64)
+        if float(differences.max() - differences.min()) <= _ROUNDING:
+            # No spread to reckon with: the two differ by the same in every image.
+            return float(differences.mean()), float(differences.mean())
+        low, high = mean_intervals(differences)[0].tolist()
         return None if low != low else (low, high)  # noqa: PLR0124 -- NaN
     if a.interval is None or b.interval is None:
         return None
