@@ -268,16 +268,7 @@ class DecomCAM(ComponentMethod):
         return bound
 
     def score(self, capture: Capture, components: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Show every image to the network through maps of its own.
-
-        Args:
-            capture: of ``B`` images.
-            components: ``(B, K, h, w)``; their positive part is what is shown.
-            valid: ``(B, K)`` bool, which of them to show.
-
-        Returns:
-            Target scores ``(B, K)``, NaN where not valid, and ``(B,)`` of the blurred images.
-        """
+        """Show every image to the network through maps of its own, see :meth:`ComponentMethod.score`."""
         if self.score_dtype == "bfloat16" and not _has_bfloat16(capture.images.device):
             self._warn_once("`score_dtype='bfloat16'` is slower than float32 on a processor without bfloat16 units.")
         batch, k = valid.shape
