@@ -21,6 +21,7 @@ SCRIPT = """
     from lightning.pytorch.loggers import CSVLogger
     from lightning.pytorch.strategies import DDPStrategy
 
+    from lit_decom.explainer import Explainer
     from lit_decom.records import Snapshot
     from tests.helpers.modules import Spots, callback, loader, tiny, trainer
 
