@@ -19,6 +19,7 @@ _LIGHTNING_COMMANDS = {
     "test": "the same over the test images",
 }
 _OWN_COMMANDS = {
+    "configs": ("lit_decom.shipped_configs", "list the configurations that come with the package, or copy one"),
     "report": ("lit_decom.report.command", "write a run, or two of one probe, as one HTML page"),
     "replay": ("lit_decom.replaying", "explain the probe at every checkpoint of a run that had no callback"),
     "dashboard": ("lit_decom.dashboard", "make a W&B workspace with panels for what the callback logs"),

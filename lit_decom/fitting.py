@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
@@ -20,6 +20,7 @@ import lit_decom.data
 import lit_decom.tasks  # noqa: F401 -- classes that have been imported can be named without their module
 from lit_decom.callbacks import DecomCAMCallback
 from lit_decom.evidence.layers import TargetLayerError
+from lit_decom.shipped_configs import with_paths
 from lit_decom.tables import score_table
 
 # What a user can mend: an unknown layer, arguments that do not go together, a missing file or extra.
@@ -45,6 +46,34 @@ class KeepConfig(SaveConfigCallback):
                 path = callback.directory.path / "config.yaml"
                 self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
                 self.already_saved = True
+
+
+class NamedConfigParser(LightningArgumentParser):
+    """Takes the name of a configuration that comes with the package where a configuration file is asked for."""
+
+    @override
+    def parse_args(  # type: ignore[override]  # as jsonargparse's own
+        self, args: Sequence[str] | None = None, *more: Any, **settings: Any
+    ) -> Namespace:
+        """Parse words in which names of configurations may stand.
+
+        Args:
+            args: the words, by default those of the process.
+            more: as for any parser.
+            settings: as for any parser.
+
+        Returns:
+            The composed configuration.
+
+        Raises:
+            SystemExit: as for any parser, and if a configuration is neither a file nor one that comes with the package.
+        """
+        words = sys.argv[1:] if args is None else args
+        try:
+            words = with_paths(words)
+        except FileNotFoundError as error:
+            self.error(str(error), error)
+        return super().parse_args(words, *more, **settings)
 
 
 class LitDecomCLI(LightningCLI):
@@ -124,6 +153,7 @@ def cli_settings(prog: str) -> dict[str, Any]:
         "subclass_mode_model": True,
         "subclass_mode_data": True,
         "auto_configure_optimizers": False,
+        "parser_class": NamedConfigParser,
         "parser_kwargs": {
             "parser_mode": "omegaconf+",
             "prog": prog,

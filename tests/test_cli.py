@@ -36,7 +36,7 @@ class Network(LightningModule):
     def __init__(self):
         super().__init__()
 """
-COMMANDS = ("fit", "validate", "test", "report", "replay", "dashboard", "sweep")
+COMMANDS = ("fit", "validate", "test", "configs", "report", "replay", "dashboard", "sweep")
 
 
 @pytest.fixture
@@ -167,6 +167,7 @@ def assert_lists_commands(text):
     ("words", "options"),
     [
         (["fit"], ["--callback.probe", "--trainer.max_epochs", "--ckpt_path"]),
+        (["configs"], ["NAME", "TARGET"]),
         (["report"], ["RUN_DIR", "--n_drawn"]),
         (["replay"], ["CKPT_DIR", "--config"]),
         (["dashboard"], ["ENTITY/PROJECT", "--dry_run"]),

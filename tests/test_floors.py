@@ -17,7 +17,7 @@ FLOORS = (
     {"evidence"},
     {"methods", "metrics"},
     {"components", "records", "render", "scoring"},
-    {"explainer", "data", "tasks", "sinks", "tables", "report", "dashboard"},
+    {"explainer", "data", "tasks", "sinks", "tables", "report", "dashboard", "shipped_configs"},
     {"evaluation", "observer"},
     {"callbacks"},
     {"fitting"},
