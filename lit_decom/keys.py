@@ -157,11 +157,6 @@ def is_single(key: str) -> bool:
     return _SEPARATOR not in key
 
 
-def quantity_of(key: str) -> str:
-    """Return the first word of a key: the metric or the quantity."""
-    return key.split(_SEPARATOR, 1)[0]
-
-
 def family_of(key: str) -> tuple[str, str]:
     """Part a key of a component into what it has in common with the other components, and its own name.
 

@@ -97,7 +97,7 @@ class Scoreboard:
         piece = _Piece(
             probe, evidence, decomposition, {name: value for name, value in known.items() if value is not None}
         )
-        columns: dict[Any, Tensor] = {}
+        columns: dict[Column, Tensor] = {}
         for explanation in self.explanations:
             columns |= self._columns(explanation, piece, self.baselines.get(explanation, method))
         codes = self._rule(evidence.logits, probe.labels, class_accuracy).cpu()
