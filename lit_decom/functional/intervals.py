@@ -239,9 +239,8 @@ def _tails(means: Tensor, squared_errors: Tensor, rank: int) -> Tensor:
     # means that differ from the sample's with no error of their own are infinitely far from it
     t = torch.where(means.abs() > _NO_SPREAD, means, 0.0) / squared_errors.sqrt()
     t = t.T.contiguous().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-    ranks = [len(means) - rank, rank - 1]
-    # three times as fast as torch's quantile, which interpolates infinities to NaN
-    tails = torch.from_numpy(np.partition(t.numpy(), ranks, axis=1)[:, ranks])
+    # NumPy sorts several times as fast as torch; torch's quantile interpolates infinities to NaN
+    tails = torch.from_numpy(np.sort(t.numpy(), axis=1)[:, [len(means) - rank, rank - 1]])
     return tails.where(tails.isfinite().all(1, keepdim=True), torch.nan)
 
 

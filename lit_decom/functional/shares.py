@@ -1,7 +1,7 @@
 """Intervals of shares of images: of one, of the difference of two over other images, and over the same ones."""
 
 import torch
-from scipy import stats
+from scipy.special import ndtri
 from torch import Tensor
 
 from lit_decom.functional.intervals import MIN_IMAGES, check_columns, check_level, check_same_scores, defined, like
@@ -116,7 +116,7 @@ def _wilson(name: str, values: Tensor, level: float) -> tuple[Tensor, Tensor, Te
         raise ValueError(f"Expected `{name}` to be of values 0, 1 or NaN, but got {float(other[0]):g}.")
     n = defined(sample).double()
     share = sample.nansum(0) / n
-    z = float(stats.norm.isf((1 - level) / 2))
+    z = float(ndtri((1 + level) / 2))
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)).sqrt()
     # at a share of 0 or 1 the interval ends there, which the sum would miss by rounding

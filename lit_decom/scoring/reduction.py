@@ -1,6 +1,9 @@
 """From the rows of images to scores with intervals: over all images, over every stratum, and between two strata."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,172 +36,147 @@ def reduced(
     Returns:
         The scores, ordered by explanation, metric and stratum.
     """
-    columns = dict(table.columns)
-    found: dict[tuple[Column, str], Score] = {}
+    if not table.columns:
+        return []
+    images = _Images.of(table.columns, metrics)
+    found = {}
     for stratum, index in strata.items():
-        for score in _over_stratum(stratum, {c: rows[index] for c, rows in columns.items()}, metrics, intervals):
-            found[(score.metric, score.explanation), stratum] = score
-    places = list(strata)
+        ends = _intervals(images, index) if intervals else None
+        found[stratum] = _scores(images, stratum, index, images.values(index), ends)
     if keys.CORRECT in strata and keys.INCORRECT in strata:
         right, wrong = strata[keys.CORRECT], strata[keys.INCORRECT]
-        for score in _gaps(columns, right, wrong, metrics, intervals):
-            found[(score.metric, score.explanation), keys.GAP] = score
-        places.append(keys.GAP)
-    order = sorted(columns, key=lambda column: _rank_of(column, columns))
-    return [found[column, place] for column in order for place in places if (column, place) in found]
+        ends = _gap_intervals(images, right, wrong) if intervals else None
+        gap = images.values(right) - images.values(wrong)
+        found[keys.GAP] = _scores(images, keys.GAP, torch.cat([right, wrong]), gap, ends)
+    explanations = list(dict.fromkeys(explanation for _, explanation in table.columns))
+    names = list(dict.fromkeys(name for name, _ in table.columns))
+    order = sorted(table.columns, key=lambda column: (explanations.index(column[1]), names.index(column[0])))
+    return [scores[column] for column in order for scores in found.values()]
 
 
-def _rank_of(column: Column, columns: Mapping[Column, Tensor]) -> tuple[int, int]:
-    """Explanations in the order in which they appear, and within each the metrics in theirs."""
-    explanations = list(dict.fromkeys(explanation for _, explanation in columns))
-    names = list(dict.fromkeys(name for name, _ in columns))
-    return explanations.index(column[1]), names.index(column[0])
+@dataclass(frozen=True)
+class _Images:
+    """What the scores of all strata are reduced from: a row per image, so that a stratum is a choice of rows.
+
+    Attributes:
+        columns: the rows of each of the ``m`` columns.
+        metrics: by name.
+        undefined: ``(n, m)`` bool, where a metric says nothing of an image.
+        scores: ``(n, m)``, what each image has.
+        first: ``(n, m)``, what the method has where higher is better, and the baseline where lower is; NaN in the
+            columns of the method itself and of metrics without a direction.
+        second: ``(n, m)``, what the other one has, so that the method is better by ``first - second``.
+        means: ``(m,)`` bool, whether the value is the mean of what the images have, and no share.
+        shares: ``(m,)`` bool, whether it is a share of images.
+    """
+
+    columns: Mapping[Column, Tensor]
+    metrics: Mapping[str, PerImageMetric]
+    undefined: Tensor
+    scores: Tensor
+    first: Tensor
+    second: Tensor
+    means: Tensor
+    shares: Tensor
+
+    @classmethod
+    def of(cls, columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric]) -> "_Images":
+        scores = {column: metrics[column[0]].score(rows) for column, rows in columns.items()}
+        pairs = []
+        for (name, explanation), other in scores.items():
+            own, direction = scores.get((name, keys.OWN)), metrics[name].higher_is_better
+            if explanation == keys.OWN or own is None or direction is None:
+                own = other = torch.full_like(other, torch.nan)
+            pairs.append((own, other) if direction else (other, own))
+        first, second = (torch.stack(side, dim=1) for side in zip(*pairs, strict=True))
+        means = torch.tensor([metrics[name].is_mean for name, _ in columns])
+        shares = means & torch.tensor([metrics[name].is_share for name, _ in columns])
+        return cls(
+            columns,
+            metrics,
+            undefined=torch.stack([rows[:, 0].isnan() for rows in columns.values()], dim=1),
+            scores=torch.stack(list(scores.values()), dim=1),
+            first=first,
+            second=second,
+            means=means & ~shares,
+            shares=shares,
+        )
+
+    @cached_property
+    def bootstrapped(self) -> Tensor:
+        """The means and, beside them, what the method is better by ``(n, 2 m)``; NaN in the columns that have none."""
+        return torch.cat([self.scores.masked_fill(~self.means, torch.nan), self.first - self.second], dim=1)
+
+    @cached_property
+    def statistics(self) -> list[tuple[int, PerImageMetric, Tensor]]:
+        """Place, metric and rows of each column whose value is no mean."""
+        known = [(at, self.metrics[name], rows) for at, ((name, _), rows) in enumerate(self.columns.items())]
+        return [(at, metric, rows) for at, metric, rows in known if not metric.is_mean]
+
+    def values(self, index: Tensor) -> Tensor:
+        """Value of every column over some of the images, ``(m,)``."""
+        values = self.scores[index].nanmean(dim=0)
+        for at, metric, rows in self.statistics:
+            values[at] = metric.reduce(rows[index])
+        return values
 
 
-def _over_stratum(
-    stratum: str, columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric], intervals: bool
-) -> list[Score]:
-    ends = _intervals(columns, metrics) if intervals else {}
-    paired = _paired(columns, metrics) if intervals else {}
-    values = _values(columns, metrics)
-    undefined = torch.stack([rows[:, 0].isnan().sum() for rows in columns.values()]).tolist() if columns else []
-    return [
-        Score(
+@dataclass(frozen=True)
+class _Ends:
+    """Intervals ``(m, 2)`` of the values, and of what the method is better by; NaN where there is none."""
+
+    values: Tensor
+    differences: Tensor
+
+
+def _scores(images: _Images, stratum: str, index: Tensor, values: Tensor, ends: _Ends | None) -> dict[Column, Score]:
+    """Scores over some of the images; the gap has no better direction."""
+    undefined = images.undefined[index].sum(dim=0)
+    nothing: list[Interval | None] = [None] * len(values)
+    intervals, paired = (nothing, nothing) if ends is None else (_known(ends.values), _known(ends.differences))
+    found = {}
+    for (name, explanation), value, missing, interval, difference in zip(
+        images.columns, values.tolist(), undefined.tolist(), intervals, paired, strict=True
+    ):
+        found[name, explanation] = Score(
             metric=name,
             stratum=stratum,
             explanation=explanation,
-            value=values[name, explanation],
-            n=len(rows),
+            value=value,
+            n=len(index),
             undefined=missing,
-            interval=ends.get((name, explanation)),
-            paired_difference=paired.get((name, explanation)),
-            higher_is_better=metrics[name].higher_is_better,
-            always_there=metrics[name].always_there and stratum == keys.ALL,
+            interval=interval,
+            paired_difference=difference,
+            higher_is_better=None if stratum == keys.GAP else images.metrics[name].higher_is_better,
+            always_there=images.metrics[name].always_there and stratum == keys.ALL,
         )
-        for ((name, explanation), rows), missing in zip(columns.items(), undefined, strict=True)
-    ]
-
-
-def _values(columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric]) -> dict[Column, float]:
-    """Value of every column, those of all means at once."""
-    means = _means(columns, metrics)
-    found = {column: float(metrics[column[0]].reduce(columns[column])) for column in columns if column not in means}
-    if means:
-        found.update(zip(means, torch.stack(list(means.values()), dim=1).nanmean(dim=0).tolist(), strict=True))
     return found
 
 
-def _gaps(
-    columns: Mapping[Column, Tensor],
-    right: Tensor,
-    wrong: Tensor,
-    metrics: Mapping[str, PerImageMetric],
-    intervals: bool,
-) -> list[Score]:
-    """The values over the right images less those over the wrong ones; they have no better direction."""
-    ends, paired = {}, {}
-    if intervals:
-        ends = _gap_intervals(_means(columns, metrics), right, wrong, metrics)
-        paired = _gap_intervals(_better_by(columns, metrics), right, wrong)
-    scores = []
-    for (name, explanation), rows in columns.items():
-        high, low = (metrics[name].reduce(rows[index]) for index in (right, wrong))
-        scores.append(
-            Score(
-                metric=name,
-                stratum=keys.GAP,
-                explanation=explanation,
-                value=float(high - low),
-                n=len(right) + len(wrong),
-                undefined=int(torch.cat([rows[right], rows[wrong]])[:, 0].isnan().sum()),
-                interval=ends.get((name, explanation)),
-                paired_difference=paired.get((name, explanation)),
-            )
-        )
-    return scores
+def _intervals(images: _Images, index: Tensor) -> _Ends:
+    values, differences = mean_intervals(images.bootstrapped[index]).chunk(2)
+    values[images.shares] = share_intervals(images.scores[index][:, images.shares])
+    for at, metric, rows in images.statistics:
+        values[at] = metric.interval(rows[index])
+    first, second = images.first[index], images.second[index]
+    differences[_all_alike(first - second)] = 0.0
+    differences[images.shares] = paired_share_intervals(first[:, images.shares], second[:, images.shares])
+    return _Ends(values, differences)
 
 
-def _intervals(
-    columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric]
-) -> dict[Column, Interval | None]:
-    """Intervals of all values, those of means and of shares at once."""
-    values = _means(columns, metrics)
-    found = _each_kind(values, metrics, share_intervals, mean_intervals)
-    rest = [column for column in columns if column not in values]
-    return found | {column: _ends(metrics[column[0]].interval(columns[column])) for column in rest}
+def _gap_intervals(images: _Images, right: Tensor, wrong: Tensor) -> _Ends:
+    """Intervals of the difference between two groups of images; of statistics that are no means there are none."""
+    values, differences = difference_intervals(images.bootstrapped[right], images.bootstrapped[wrong]).chunk(2)
+    shares = images.scores[:, images.shares]
+    values[images.shares] = share_difference_intervals(shares[right], shares[wrong])
+    return _Ends(values, differences)
 
 
-def _gap_intervals(
-    values: Mapping[Column, Tensor], right: Tensor, wrong: Tensor, metrics: Mapping[str, PerImageMetric] | None = None
-) -> dict[Column, Interval | None]:
-    """Intervals of the difference between two groups of images; without metrics, nothing is a share."""
-
-    def of_shares(matrix: Tensor) -> Tensor:
-        return share_difference_intervals(matrix[right], matrix[wrong])
-
-    def of_means(matrix: Tensor) -> Tensor:
-        return difference_intervals(matrix[right], matrix[wrong])
-
-    return _each_kind(values, metrics or {}, of_shares, of_means)
+def _all_alike(differences: Tensor) -> Tensor:
+    """Whether two explanations score the same in every image ``(m,)``, so that there is no spread to reckon with."""
+    unknown = differences.isnan()
+    return ((~unknown).sum(dim=0) >= MIN_IMAGES) & (unknown | (differences.abs() <= _ROUNDING)).all(dim=0)
 
 
-def _each_kind(
-    values: Mapping[Column, Tensor],
-    metrics: Mapping[str, PerImageMetric],
-    of_shares: Callable[[Tensor], Tensor],
-    of_means: Callable[[Tensor], Tensor],
-) -> dict[Column, Interval | None]:
-    """Compute the intervals of all shares at once, and those of all other means."""
-    found: dict[Column, Interval | None] = {}
-    shares = {column for column in values if column[0] in metrics and metrics[column[0]].is_share}
-    for compute, chosen in ((of_shares, shares), (of_means, set(values) - shares)):
-        alike = {column: each for column, each in values.items() if column in chosen}
-        if alike:
-            ends = compute(torch.stack(list(alike.values()), dim=1))
-            found |= {column: _ends(interval) for column, interval in zip(alike, ends, strict=True)}
-    return found
-
-
-def _means(columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric]) -> dict[Column, Tensor]:
-    """What each image has ``(n,)`` in every metric whose value is the mean of that."""
-    return {column: metrics[column[0]].score(rows) for column, rows in columns.items() if metrics[column[0]].is_mean}
-
-
-def _paired(columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric]) -> dict[Column, Interval | None]:
-    """By baseline, the interval of what the method is better by."""
-    differences = _better_by(columns, metrics)
-    found = _each_kind(differences, {}, share_intervals, mean_intervals)
-    ties = [column for column, each in differences.items() if _all_alike(each)]
-    found |= dict.fromkeys(ties, (0.0, 0.0))
-    shares = [column for column in differences if metrics[column[0]].is_share and metrics[column[0]].is_mean]
-    if shares:
-        pairs = []
-        for name, explanation in shares:
-            own, other = (metrics[name].score(columns[name, by]) for by in (keys.OWN, explanation))
-            pairs.append((own, other) if metrics[name].higher_is_better else (other, own))
-        first, second = (torch.stack(side, dim=1) for side in zip(*pairs, strict=True))
-        ends = paired_share_intervals(first, second)
-        found |= {column: _ends(interval) for column, interval in zip(shares, ends, strict=True)}
-    return found
-
-
-def _better_by(columns: Mapping[Column, Tensor], metrics: Mapping[str, PerImageMetric]) -> dict[Column, Tensor]:
-    """By baseline, what the method is better by, image by image ``(n,)``; only of metrics with a direction."""
-    found = {}
-    for (name, explanation), rows in columns.items():
-        metric, own = metrics[name], columns.get((name, keys.OWN))
-        if explanation != keys.OWN and own is not None and metric.higher_is_better is not None:
-            difference = metric.score(own) - metric.score(rows)
-            found[name, explanation] = difference if metric.higher_is_better else -difference
-    return found
-
-
-def _all_alike(differences: Tensor) -> bool:
-    """Whether two explanations score the same in every image, so that there is no spread to reckon with."""
-    known = differences[~differences.isnan()]
-    return len(known) >= MIN_IMAGES and bool((known.abs() <= _ROUNDING).all())
-
-
-def _ends(interval: Tensor | Sequence[float]) -> Interval | None:
-    low, high = (float(end) for end in interval)
-    return (low, high) if low == low and high == high else None  # noqa: PLR0124 -- NaN: too few images
+def _known(ends: Tensor) -> list[Interval | None]:
+    return [None if math.isnan(low) or math.isnan(high) else (low, high) for low, high in ends.tolist()]
