@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lit_decom.functional.alignment import (
@@ -23,6 +24,7 @@ from lit_decom.functional.alignment import (
 )
 
 _STATE_VERSION = 1
+_TENSORS = ("patterns", "loadings", "channels", "energies", "ranks", "identities")  # of an observation
 _Size = tuple[int, int | None, bool]
 
 
@@ -66,7 +68,10 @@ class Tracked:
 
 @dataclass(frozen=True)
 class _Observation:
-    """Components of one image that were last seen in one snapshot, which is `missed` observations of the image ago."""
+    """Components of one image that were last seen in one snapshot, which is `missed` observations of the image ago.
+
+    While they are followed, those of several images are one, with a dimension more in front.
+    """
 
     missed: int
     patterns: Tensor  # (M, ...)
@@ -87,6 +92,16 @@ class _ImageState:
     step: int
     next_identity: int
     observations: tuple[_Observation, ...]
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """What became of images that are alike; events are ``(B, M)``, drift ``(B,)``, deaths identities that ended."""
+
+    states: list[_ImageState]
+    deaths: list[Tensor]
+    events: dict[str, Tensor]
+    drift: Tensor
 
 
 class ComponentTracker:
@@ -167,15 +182,20 @@ class ComponentTracker:
         usable = (usable & singular_values.isfinite()).cpu()
         self._check_ids(ids, len(usable), step)
         snapshot = _on_cpu(patterns, singular_values, loadings, channels)
-        events, deaths, states = _nothing_seen(*usable.shape), [torch.empty(0, dtype=torch.int64)] * len(usable), {}
-        news = {
-            index: _observation({part: batch[index] for part, batch in snapshot.items()}, usable[index])
-            for index in usable.any(dim=1).nonzero().flatten().tolist()
-        }
-        olds = {index: self._images.get(ids[index], _ImageState(step, 0, ())) for index in news}
-        for index, match in self._matches(olds, news).items():
-            row = {event: column[index] for event, column in events.items()}
-            states[ids[index]], deaths[index] = self._follow(olds[index], news[index], match, step, row)
+        events, deaths = _nothing_seen(*usable.shape), [torch.empty(0, dtype=torch.int64)] * len(usable)
+        states: dict[str, _ImageState] = {}
+        for images in self._alike(ids, usable):
+            before = [self._state(ids[image], step) for image in images]
+            at = torch.tensor(images)
+            new = _observed({name: part[at] for name, part in snapshot.items()}, usable[at])
+            followed = self._follow(before, new, step)
+            states.update(zip((ids[image] for image in images), followed.states, strict=True))
+            for image, ended in zip(images, followed.deaths, strict=True):
+                deaths[image] = ended
+            events["seen"][at], events["first"][at] = True, not before[0].observations
+            events["drift"][at] = followed.drift
+            for event, found in followed.events.items():
+                events[event][at[:, None], new.ranks] = found
         self._images.update(states)
         device = patterns.device
         columns = {event: column.to(device) for event, column in events.items()}
@@ -218,74 +238,82 @@ class ComponentTracker:
                     f"but got {step}."
                 )
 
-    def _matches(self, olds: dict[int, _ImageState], news: dict[int, _Observation]) -> dict[int, Matching]:
-        """Match every image's components with its earlier ones; images whose numbers are alike go together."""
-        alike: dict[tuple[_Size, ...], list[int]] = {}
-        for index, one in news.items():
-            alike.setdefault((_size(one), *map(_size, olds[index].observations)), []).append(index)
-        found: dict[int, Matching] = {}
-        for (size, *old_sizes), images in alike.items():
-            nothing = torch.zeros(len(images), 0, size[0], dtype=torch.float64)
-            new = [news[index] for index in images]
-            parts = [
-                self._cosines([olds[index].observations[nth] for index in images], new) for nth in range(len(old_sizes))
-            ]
-            match = self._match(torch.cat([nothing, *parts], dim=1), old_sizes[0][0] if old_sizes else 0)
-            for row, index in enumerate(images):
-                found[index] = Matching(**{name: column[row : row + 1] for name, column in vars(match).items()})
-        return {index: found[index] for index in news}
+    def _state(self, name: str, step: int) -> _ImageState:
+        return self._images.get(name, _ImageState(step, 0, ()))
 
-    def _follow(
-        self, state: _ImageState, new: _Observation, match: Matching, step: int, row: dict[str, Tensor]
-    ) -> tuple[_ImageState, Tensor]:
-        """Name one image's components after those they are matched with, fill in its events, return the deaths."""
-        origin = invert_assignment(match.assignment, len(new.ranks))[0]
-        known = origin >= 0
-        source = origin[known]
+    def _alike(self, ids: Sequence[str], usable: Tensor) -> list[list[int]]:
+        """Group the images that are seen by how many components they have and had: a group is followed at once."""
+        groups: dict[tuple[int | _Size, ...], list[int]] = {}
+        for image, number in enumerate(usable.sum(dim=1).tolist()):
+            if number:
+                sizes = map(_size, self._state(ids[image], 0).observations)
+                groups.setdefault((number, *sizes), []).append(image)
+        return list(groups.values())
 
-        births = (~known).cumsum(0) - 1 + state.next_identity
-        identities = torch.where(known, 0, births)
-        identities[known] = _gathered(state, "identities")[source]
-        new = replace(new, identities=identities)
-        observations, deaths = self._waiting(state, match.assignment[0] < 0)
+    def _follow(self, before: Sequence[_ImageState], new: _Observation, step: int) -> _Followed:
+        """Name the components of images that are alike after those they are matched with."""
+        olds = [_stacked(parts) for parts in zip(*(state.observations for state in before), strict=True)]
+        match = self._match(olds, new)
+        n_old = match.assignment.shape[1]
+        origin = invert_assignment(match.assignment, new.ranks.shape[1])
+        births = origin < 0
+        source = torch.where(births, n_old, origin)
 
-        at = new.ranks
-        row["seen"][...], row["first"][...] = True, not state.observations
-        row["identities"][at] = identities
-        row["births"][at] = ~known
-        row["flips"][at[known]] = match.signs[0, source] < 0
-        row["swaps"][at[known]] = _gathered(state, "ranks")[source] != at[known]
-        row["similarity"][at[known]] = match.similarity[0, source]
-        row["confidence"][at[known]] = match.confidence[0, source]
-        if state.observations:
-            row["drift"][...] = _drift(state.observations[0], new, match.similarity[0], match.assignment[0])
-        next_identity = state.next_identity + int((~known).sum())
-        return _ImageState(step, next_identity, (new, *observations)), deaths
+        def of_source(column: Tensor, missing: float) -> Tensor:
+            return F.pad(column, (0, 1), value=missing).gather(1, source)
 
-    def _match(self, cosines: Tensor, n_last: int) -> Matching:
+        def last_seen(name: str) -> Tensor:
+            nothing = new.ranks[:, :0]
+            return of_source(torch.cat([nothing, *(getattr(old, name) for old in olds)], dim=1), -1)
+
+        unused = torch.tensor([state.next_identity for state in before])
+        born = births.cumsum(dim=1) - 1 + unused[:, None]
+        new = replace(new, identities=torch.where(births, born, last_seen("identities")))
+        waiting = [self._waiting(state, lost) for state, lost in zip(before, match.assignment < 0, strict=True)]
+        states = [
+            _ImageState(step, next_identity, (latest, *kept))
+            for next_identity, latest, (kept, _) in zip(
+                (unused + births.sum(dim=1)).tolist(), _single(new), waiting, strict=True
+            )
+        ]
+        events = {
+            "identities": new.identities,
+            "births": births,
+            "flips": of_source(match.signs, 0) < 0,
+            "swaps": ~births & (last_seen("ranks") != new.ranks),
+            "similarity": of_source(match.similarity, torch.nan),
+            "confidence": of_source(match.confidence, torch.nan),
+        }
+        drift = _drift(olds[0], new, match) if olds else torch.full((len(before),), torch.nan, dtype=torch.float64)
+        return _Followed(states, [deaths for _, deaths in waiting], events, drift)
+
+    def _match(self, olds: Sequence[_Observation], new: _Observation) -> Matching:
         """Match the components of the last observation, which come first, and then those that are waited for.
 
         Those that are waited for get what is left, so that patience can turn births into returns and nothing else.
         """
-        last, waiting = cosines[:, :n_last], cosines[:, n_last:]
-        free = torch.ones(cosines.shape[::2], dtype=torch.bool)
+        n_images, n_new = new.ranks.shape
+        nothing = torch.zeros(n_images, 0, n_new, dtype=torch.float64)
+        parts = [self._cosines(old, new) for old in olds]
+        last, waiting = torch.cat([nothing, *parts[:1]], dim=1), torch.cat([nothing, *parts[1:]], dim=1)
+        free = torch.ones(n_images, n_new, dtype=torch.bool)
         assignments = []
         for part in (last, waiting):
             everyone = torch.ones(part.shape[:2], dtype=torch.bool)
             found = assign_components(part, everyone, free, min_similarity=self.min_similarity).assignment
-            free = free & (invert_assignment(found, cosines.shape[2]) < 0)
+            free = free & (invert_assignment(found, n_new) < 0)
             assignments.append(found)
-        return rate_assignment(cosines, torch.cat(assignments, dim=1))
+        return rate_assignment(torch.cat([last, waiting], dim=1), torch.cat(assignments, dim=1))
 
-    def _cosines(self, old: Sequence[_Observation], new: Sequence[_Observation]) -> Tensor:
-        """Signed similarities ``(B, M, K)`` of images whose numbers of components are alike."""
+    def _cosines(self, old: _Observation, new: _Observation) -> Tensor:
+        """Signed similarities ``(B, M, K)`` of images that are alike."""
         return component_similarity(
-            torch.stack([one.patterns for one in old]),
-            torch.stack([one.patterns for one in new]),
-            loadings=_stacked([one.loadings for one in old]),
-            new_loadings=_stacked([one.loadings for one in new]),
-            channels=_stacked([one.channels for one in old]),
-            new_channels=_stacked([one.channels for one in new]),
+            old.patterns,
+            new.patterns,
+            loadings=old.loadings,
+            new_loadings=new.loadings,
+            channels=old.channels,
+            new_channels=new.channels,
             spatial_weight=self.spatial_weight,
             channel_weight=self.channel_weight,
         )
@@ -295,11 +323,10 @@ class ComponentTracker:
         observations, deaths = [], [torch.empty(0, dtype=torch.int64)]
         parts = torch.split(lost, [len(old.ranks) for old in state.observations])
         for old, part in zip(state.observations, parts, strict=True):
-            rest = old.keep(part)
-            if rest.missed > self.patience:
-                deaths.append(rest.identities)
+            if old.missed >= self.patience:
+                deaths.append(old.identities[part])
             elif part.any():
-                observations.append(rest)
+                observations.append(old.keep(part))
         return observations, torch.cat(deaths)
 
 
@@ -335,16 +362,18 @@ def _on_cpu(
     return snapshot
 
 
-def _observation(image: dict[str, Tensor], present: Tensor) -> _Observation:
-    """Copy one image's usable components."""
-    ranks = present.nonzero().flatten()
-    energies = image["singular_values"].double()[ranks].square()
+def _observed(snapshot: dict[str, Tensor], present: Tensor) -> _Observation:
+    """Copy the usable components of images ``(B, K)`` that have equally many."""
+    ranks = present.nonzero()[:, 1].view(len(present), -1)
+    image = torch.arange(len(present))[:, None]
+    energies = snapshot["singular_values"].double()[image, ranks].square()
+    loadings = snapshot.get("loadings")
     return _Observation(
         missed=0,
-        patterns=image["patterns"][ranks],
-        loadings=image["loadings"][:, ranks] if "loadings" in image else None,
-        channels=image["channels"].clone() if "channels" in image else None,
-        energies=energies / energies.sum().clamp(min=torch.finfo(torch.float64).tiny),
+        patterns=snapshot["patterns"][image, ranks],
+        loadings=None if loadings is None else loadings.take_along_dim(ranks[:, None, :], dim=2),
+        channels=snapshot.get("channels"),
+        energies=energies / energies.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny),
         ranks=ranks,
         identities=torch.full_like(ranks, -1),
     )
@@ -363,23 +392,32 @@ def _size(observation: _Observation) -> _Size:
     return len(observation.ranks), None if loadings is None else len(loadings), observation.channels is not None
 
 
-def _stacked(values: Sequence[Tensor | None]) -> Tensor | None:
-    known = [value for value in values if value is not None]
-    return torch.stack(known) if known else None
+def _stacked(observations: Sequence[_Observation]) -> _Observation:
+    """Put the tensors of images that are alike together, along a new first dimension."""
+    columns = {name: [getattr(each, name) for each in observations] for name in _TENSORS}
+    tensors: dict[str, Any] = {
+        name: None if column[0] is None else torch.stack(column) for name, column in columns.items()
+    }
+    return replace(observations[0], **tensors)
 
 
-def _gathered(state: _ImageState, name: str) -> Tensor:
-    return torch.cat(
-        [getattr(observation, name) for observation in state.observations] or [torch.empty(0, dtype=torch.int64)]
-    )
+def _single(observations: _Observation) -> list[_Observation]:
+    """Undo :func:`_stacked`, with tensors of their own, so that none keeps another image's in memory."""
+    found = []
+    for image in range(len(observations.ranks)):
+        tensors: dict[str, Any] = {name: getattr(observations, name) for name in _TENSORS}
+        tensors = {name: None if each is None else each[image].clone() for name, each in tensors.items()}
+        found.append(replace(observations, **tensors))
+    return found
 
 
-def _drift(last: _Observation, new: _Observation, similarity: Tensor, assignment: Tensor) -> float:
-    """Compare a observation with the one right before; the earlier components come first in the matching."""
-    similarity, assignment = similarity[: len(last.ranks)], assignment[: len(last.ranks)]
-    kept = assignment >= 0
-    weights = (last.energies[kept] + new.energies[assignment[kept]]) / 2
-    return min(max(1.0 - float((weights * similarity[kept]).sum()), 0.0), 1.0)
+def _drift(last: _Observation, new: _Observation, match: Matching) -> Tensor:
+    """Compare observations with those right before ``(B,)``; the earlier components come first in the matching."""
+    n_last = last.ranks.shape[1]
+    similarity, assignment = match.similarity[:, :n_last], match.assignment[:, :n_last]
+    weights = (last.energies + new.energies.gather(1, assignment.clamp(min=0))) / 2
+    kept = torch.where(assignment >= 0, weights * similarity, 0.0).sum(dim=1)
+    return (1.0 - kept).clamp(0.0, 1.0)
 
 
 def _nothing_seen(n_images: int, n_components: int) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ def observing(model: nn.Module) -> Iterator[None]:
     modes = [module.training for module in modules]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     # As timm and transformers call it. A checkpointed part runs again in the backward pass, where no hook of ours is.
-    checkpointing = [(m, flag) for m in modules for flag in _CHECKPOINTING if getattr(m, flag, None) is True]
+    checkpointing = [(m, flag) for m in modules for flag in _CHECKPOINTING if _is_set(m, flag)]
     device = device_of(model)
     with ExitStack() as stack:
         stack.enter_context(isolated_random_state(device=device))
@@ -67,6 +67,11 @@ def device_of(model: nn.Module) -> torch.device:
     """Tell where a model's first parameter is; the CPU if it has none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _is_set(module: nn.Module, flag: str) -> bool:
+    # A module takes long to say that it has no such attribute.
+    return (flag in vars(module) or hasattr(type(module), flag)) and getattr(module, flag) is True
 
 
 @contextmanager

@@ -45,9 +45,39 @@ def has_order(maps: Tensor) -> Tensor:
         >>> has_order(torch.tensor([[[0.0, 1.0]], [[2.0, 2.0]], [[0.0, float("nan")]]]))
         tensor([ True, False, False])
     """
-    # NaN is the least and the most of whatever holds one.
-    low, high = maps.flatten(1).aminmax(dim=1)
+    low, high = extremes(maps.flatten(1))
     return low.isfinite() & high.isfinite() & (high > low)
+
+
+def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the least and the largest value of each row; NaN for both where the row has one.
+
+    Two reductions, since on a CPU ``torch.aminmax`` of a dimension takes ten times as long.
+
+    Args:
+        rows: ``(B, n)``.
+
+    Returns:
+        ``(B,)`` and ``(B,)``.
+    """
+    return rows.amin(dim=1), rows.amax(dim=1)
+
+
+def all_finite(rows: Tensor) -> Tensor:
+    """Tell which rows hold neither NaN nor infinity, which their extremes show.
+
+    Args:
+        rows: ``(B, n)``, n at least 1.
+
+    Returns:
+        ``(B,)`` bool.
+
+    Example:
+        >>> all_finite(torch.tensor([[0.0, 1.0], [0.0, float("nan")], [float("-inf"), 0.0]]))
+        tensor([ True, False, False])
+    """
+    low, high = extremes(rows)
+    return low.isfinite() & high.isfinite()
 
 
 def saliency_ranks(maps: Tensor, among_equals: Tensor | None = None) -> Tensor:

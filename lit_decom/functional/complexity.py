@@ -27,8 +27,8 @@ def gini(maps: Tensor) -> Tensor:
     """
     values = _sorted(maps.float().flatten(1).abs())
     n = values.shape[1]
-    ranks = torch.arange(1, n + 1, device=values.device)
-    return ((2 * ranks - n - 1) * _shares(values)).sum(dim=1) / n
+    weights = torch.arange(1 - n, n, 2, device=values.device, dtype=values.dtype)
+    return (weights * _shares(values)).sum(dim=1) / n
 
 
 def entropy(maps: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_decom.evidence import Capture
+from lit_decom.functional.base import all_finite
 
 if TYPE_CHECKING:
     from lit_decom.methods.decom_cam import Decomposition
@@ -71,7 +72,7 @@ class ComponentMethod(CAM):
 
 def finite_images(*evidence: Tensor) -> Tensor:
     """Tell which images have no NaN and no infinity in any of these ``(B, ...)``: ``(B,)`` bool."""
-    return torch.stack([tensor.flatten(1).isfinite().all(dim=1) for tensor in evidence]).all(dim=0)
+    return torch.stack([all_finite(tensor.flatten(1)) for tensor in evidence]).all(dim=0)
 
 
 def where_finite(maps: Tensor, capture: Capture) -> Tensor:

@@ -223,7 +223,7 @@ class _Piece:
         return self.evidence.images.shape[-2], self.evidence.images.shape[-1]
 
     def resized(self, maps: Tensor) -> Tensor:
-        return upsample(maps, self.size).clamp(min=0)
+        return upsample(maps, self.size).clamp_(min=0)
 
 
 class _SharedWork:

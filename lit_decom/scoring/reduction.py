@@ -85,9 +85,9 @@ class _Images:
         pairs = []
         for (name, explanation), other in scores.items():
             own, direction = scores.get((name, keys.OWN)), metrics[name].higher_is_better
-            if explanation == keys.OWN or own is None or direction is None:
-                own = other = torch.full_like(other, torch.nan)
-            pairs.append((own, other) if direction else (other, own))
+            compared = explanation != keys.OWN and own is not None and direction is not None
+            pair = (own, other) if compared else 2 * (torch.full_like(other, torch.nan),)
+            pairs.append(pair if direction else pair[::-1])
         first, second = (torch.stack(side, dim=1) for side in zip(*pairs, strict=True))
         means = torch.tensor([metrics[name].is_mean for name, _ in columns])
         shares = means & torch.tensor([metrics[name].is_share for name, _ in columns])
