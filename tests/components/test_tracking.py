@@ -245,6 +245,27 @@ def test_identities_do_not_depend_on_batches_or_order():
                 assert value == same if field == "deaths" else torch.allclose(value, same, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("patience", [0, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_images_that_are_followed_at_once_are_followed_as_if_each_were_alone(seed, patience):
+    together, alone = ComponentTracker(patience=patience), ComponentTracker(patience=patience)
+    # Few patterns to choose from, so that images differ in what returns; equally many in each, so that they are alike.
+    world = World(50 + seed, n_images=8, k=6)
+    for step in range(6):
+        shown = torch.stack([torch.randperm(POOL, generator=world.generator)[: world.k] for _ in world.ids])
+        shown[: 4 * (step % 2), 0] = -1
+        snapshot, _, _ = world.snapshot(shown)
+        expected = together.update(**snapshot, step=step)
+        if step:
+            assert len(set(expected.identities[4:].flatten(1).amax(dim=1).tolist())) > 1, "images that differ"
+        for i, name in enumerate(world.ids):
+            part = {field: value[i : i + 1] for field, value in snapshot.items()}
+            got = pick(alone.update(**part, step=step), name)
+            for field, value in pick(expected, name).items():
+                same = got[field]
+                assert value == same if field == "deaths" else torch.allclose(value, same, atol=1e-12, equal_nan=True)
+
+
 def single(rows, values=None):
     """A snapshot of one image whose patterns are given row by row."""
     patterns = torch.tensor(rows, dtype=torch.float64).unsqueeze(0)
