@@ -90,12 +90,15 @@ class Explainer:
             chunk_size=self.chunk_size,
         )
 
-    def pieces(self, model: nn.Module, probe: Probe) -> Iterator["Explained"]:
+    def pieces(
+        self, model: nn.Module, probe: Probe, starts: Callable[[Probe, Tensor], Sequence[Tensor]] | None = None
+    ) -> Iterator["Explained"]:
         """Explain a probe piece by piece, so that memory depends on the piece alone.
 
         Args:
             model: the network, in any mode; left as it is.
             probe: on any device.
+            starts: gives, for each image of a piece and the target explained, the components to begin from.
 
         Yields:
             The pieces, in the order of the probe.
@@ -103,7 +106,8 @@ class Explainer:
         for part in probe.batches(self.batch_size):
             piece = part.to(device_of(model))
             evidence = self.capture(model, piece)
-            yield Explained(piece, evidence, self.method.decompose(evidence))
+            begun = {} if starts is None else {"start": starts(piece, evidence.targets)}
+            yield Explained(piece, evidence, self.method.decompose(evidence, **begun))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -206,7 +210,7 @@ def summary(decomposition: Decomposition) -> dict[str, float]:
     Returns:
         By name: mean ``score_gain/rank_01`` and ``explained_energy/rank_01`` and so on, over the images for which that
         component is valid, absent where there is none; ``effective_rank`` (exponential of the entropy of the squared
-        singular values) and ``valid_components``, means over the images with any; ``positive_gain_share``, the share of
+        strengths) and ``valid_components``, means over the images with any; ``positive_gain_share``, the share of
         valid components that raise the score; and counts of ``blank_maps`` (all zero), ``nonfinite_images`` (whose
         evidence or scores are not finite; they enter no mean) and ``uniform_weights`` (the integration rule could not
         tell components apart).
@@ -220,7 +224,7 @@ def summary(decomposition: Decomposition) -> dict[str, float]:
             numbers[keys.rank_key("explained_energy", rank)] = energy[valid[:, rank], rank].mean().item()
     explained = valid.any(dim=1)
     if explained.any():
-        numbers["effective_rank"] = effective_rank(decomposition.singular_values[explained]).mean().item()
+        numbers["effective_rank"] = effective_rank(decomposition.strengths[explained]).mean().item()
         numbers["valid_components"] = valid[explained].sum(dim=1).float().mean().item()
         numbers["positive_gain_share"] = (gains[valid] > 0).float().mean().item()
     numbers["blank_maps"] = float((finite & (decomposition.cam == 0).all(dim=(1, 2))).sum())

@@ -172,7 +172,8 @@ class Observer:
             numbers=numbers,
             metric_scores=tuple(scores),
             dropped=dropped,
-            settings=self.settings,
+            # Where each snapshot begins at the one before, a record is what it is only as this one of its series.
+            settings=self.settings | ({"snapshot": self.n_snapshots} if self.explainer.method.warm_start else {}),
             **_tracked_fields(tracked),
             **({} if shared is None else _shared_fields(shared)),
         )
@@ -199,7 +200,8 @@ class Observer:
             return None
         parts = []
         with watch.measuring("explain"):
-            for piece in self.explainer.pieces(model, probe):
+            starts = self._starts if self.explainer.method.warm_start else None
+            for piece in self.explainer.pieces(model, probe, starts):
                 with watch.measuring("score"):
                     self._score(piece, epoch)
                 with watch.measuring("track"):
@@ -240,20 +242,23 @@ class Observer:
         decomposition = explanations.decomposition
         return self.tracker.update(
             decomposition.components,
-            decomposition.singular_values,
-            ids=self._tracked_ids(explanations),
+            decomposition.strengths,
+            ids=self._tracked_ids(self._known_probe(), explanations.targets),
             step=self.n_snapshots,
             loadings=decomposition.loadings,
             channels=decomposition.channels,
             valid=decomposition.valid,
         )
 
-    def _tracked_ids(self, explanations: Explanations) -> list[str]:
+    def _starts(self, piece: Probe, targets: Tensor) -> list[Tensor]:
+        """Components of each image as last seen, to begin from; none of an image that is new."""
+        return self.tracker.last_seen(self._tracked_ids(piece, targets))
+
+    def _tracked_ids(self, piece: Probe, targets: Tensor) -> list[str]:
         """Names under which components are followed: those of another class are others."""
-        ids = self._known_probe().ids
         if self.explainer.target not in ("predicted", "contrast"):
-            return list(ids)
-        return [f"{image}@{target}" for image, target in zip(ids, explanations.targets.tolist(), strict=True)]
+            return list(piece.ids)
+        return [f"{image}@{target}" for image, target in zip(piece.ids, targets.tolist(), strict=True)]
 
     def _share_basis(self, process: Process) -> SharedFindings | None:
         if self.shared is None:

@@ -46,11 +46,12 @@ class Snapshot:
         targets: ``(n,)``, the class explained; -1 for a callable's score.
         logits: ``(n, N)``.
         patterns: ``(n, K, h, w)`` float16, components of unit norm.
-        singular_values: ``(n, K)`` float32.
+        strengths: ``(n, K)`` float32.
         channels: ``(n, P)``.
         loadings: ``(n, P, K)`` float32.
         valid: ``(n, K)`` bool.
         energy: ``(n,)``.
+        removed: ``(n, K)``.
         scores: ``(n, K)``.
         reference_scores: ``(n,)``.
         contributions: ``(n, K)``.
@@ -80,11 +81,12 @@ class Snapshot:
     targets: Tensor
     logits: Tensor
     patterns: Tensor
-    singular_values: Tensor
+    strengths: Tensor
     channels: Tensor
     loadings: Tensor
     valid: Tensor
     energy: Tensor
+    removed: Tensor
     scores: Tensor
     reference_scores: Tensor
     contributions: Tensor
@@ -117,7 +119,7 @@ class Snapshot:
         Returns:
             The record, on the CPU.
         """
-        values = decomposition.singular_values
+        values = decomposition.strengths
         norms = torch.where(values == 0, torch.ones_like(values), values)[:, :, None, None]
         shared = {entry.name for entry in fields(cls)} & {entry.name for entry in fields(decomposition)}
         kept: dict[str, Any] = {name: getattr(decomposition, name) for name in shared}
@@ -132,7 +134,7 @@ class Snapshot:
     def decomposition(self) -> Decomposition:
         """The decomposition, its components to half precision."""
         kept = {entry.name: getattr(self, entry.name) for entry in fields(Decomposition) if entry.name != "components"}
-        return Decomposition(components=self.patterns.float() * self.singular_values[:, :, None, None], **kept)
+        return Decomposition(components=self.patterns.float() * self.strengths[:, :, None, None], **kept)
 
     @property
     def filename(self) -> str:

@@ -102,11 +102,12 @@ def handmade() -> Decomposition:
     components[2] = nan
     return Decomposition(
         components=components,
-        singular_values=torch.tensor([[4.0, 3.0], [5.0, 0.0], [nan, nan]]),
+        strengths=torch.tensor([[4.0, 3.0], [5.0, 0.0], [nan, nan]]),
         channels=torch.zeros(3, 1, dtype=torch.long),
         loadings=torch.zeros(3, 1, 2),
         valid=torch.tensor([[True, True], [True, False], [False, False]]),
         energy=torch.tensor([25.0, 100.0, nan]),
+        removed=torch.tensor([[16.0, 9.0], [25.0, 0.0], [nan, nan]]),
         scores=torch.tensor([[3.0, 1.0], [2.5, nan], [nan, nan]]),
         reference_scores=torch.tensor([2.0, 2.0, nan]),
         contributions=torch.tensor([[1.0, 0.0], [1.0, 0.0], [nan, nan]]),

@@ -73,7 +73,7 @@ def test_patterns_have_unit_norm_in_half_precision(record):
 
 def test_a_decomposition_comes_back_to_half_precision(record, decomposition, tmp_path):
     back = Snapshot.load(record.save(tmp_path)).decomposition
-    scale = decomposition.singular_values[:, :, None, None]
+    scale = decomposition.strengths[:, :, None, None]
     assert ((back.components - decomposition.components).abs() <= 5e-4 * scale + 1e-12).all()
     for entry in fields(Decomposition):
         if entry.name != "components":
@@ -113,7 +113,7 @@ def test_an_image_whose_evidence_is_broken_comes_back_as_such(record, decomposit
     spoiled = replace(
         decomposition,
         components=decomposition.components.clone().index_fill_(0, torch.tensor([1]), torch.nan),
-        singular_values=decomposition.singular_values.clone().index_fill_(0, torch.tensor([1]), torch.nan),
+        strengths=decomposition.strengths.clone().index_fill_(0, torch.tensor([1]), torch.nan),
     )
     rest = {name: getattr(record, name) for name in ("epoch", "step", "ids", "labels", "targets", "logits", "settings")}
     back = Snapshot.load(Snapshot.of(spoiled, numbers={"x": float("nan")}, **rest).save(tmp_path))

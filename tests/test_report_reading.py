@@ -75,8 +75,7 @@ def test_images_that_are_not_finite_are_named_and_spoil_nothing(tmp_path):
     plan = Plan(shared=0, tracked=False)
     record = record_of(plan, 2)
     spoilt = {
-        name: getattr(record, name).clone()
-        for name in ("patterns", "singular_values", "scores", "contributions", "valid")
+        name: getattr(record, name).clone() for name in ("patterns", "strengths", "scores", "contributions", "valid")
     }
     for name, value in spoilt.items():
         value[0] = False if name == "valid" else torch.nan

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lit_decom.callbacks.decom_cam import DecomCAMCallback
@@ -40,6 +41,11 @@ class ReplayCallback(DecomCAMCallback):
             MisconfigurationException: if there is no checkpoint, or one cannot be read or does not fit the model.
         """
         self.dirpath = self.dirpath or folder / "decomcam"
+        if self.explainer.method.warm_start:
+            rank_zero_warn(
+                "With `warm_start` each snapshot begins where the one before ended: these records are those of the run "
+                "itself only if every snapshot of it left a checkpoint here."
+            )
         for step, (path, checkpoint) in sorted(_by_step(folder).items()):
             try:
                 model.load_state_dict(checkpoint["state_dict"])

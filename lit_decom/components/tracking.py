@@ -201,6 +201,13 @@ class ComponentTracker:
         columns = {event: column.to(device) for event, column in events.items()}
         return Tracked(step=step, ids=tuple(ids), deaths=_padded(deaths).to(device), **columns)
 
+    def last_seen(self, ids: Sequence[str]) -> list[Tensor]:
+        """Give the patterns ``(M, ...)`` of each image's components as they were last seen, on the CPU.
+
+        In the order of their ranks; ``M`` is 0 for an image that was never seen.
+        """
+        return [self._images[name].observations[0].patterns if name in self._images else torch.empty(0) for name in ids]
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything a resumed run needs, as tensors and primitives."""
         images = {

@@ -18,21 +18,24 @@ _TIE = 1e-5  # a symmetric image has patterns whose extremes differ in sign and 
 
 
 class Factors(NamedTuple):
-    """Components of a batch of matrices.
+    """Components of a batch of matrices, each approximated by ``sum_k loading_k component_k``.
 
     Attributes:
-        components: ``(B, K, h, w)``, signed, mutually orthogonal, of norm ``singular_values``; 0 where not valid.
-        singular_values: ``(B, K)``, descending; 0 where not valid.
+        components: ``(B, K, h, w)``, of norm ``strengths``; 0 where not valid.
+        strengths: ``(B, K)``, descending; singular values where the components are orthogonal; 0 where not valid.
         loadings: ``(B, P, K)``, the channel side, unit norm; 0 where not valid.
         valid: ``(B, K)`` bool, False past an image's rank.
         energy: ``(B,)``, the squared norm of the decomposed matrix.
+        removed: ``(B, K)``, by how much each component lowers the squared norm of what those before it leave over; the
+            squared strength where the components are orthogonal; 0 where not valid.
     """
 
     components: Tensor
-    singular_values: Tensor
+    strengths: Tensor
     loadings: Tensor
     valid: Tensor
     energy: Tensor
+    removed: Tensor
 
 
 class IntegrationWeights(NamedTuple):
@@ -86,7 +89,30 @@ def decompose(maps: Tensor, n_components: int, *, centred: bool = False) -> Fact
     Raises:
         ValueError: if ``n_components`` is not between 1 and ``min(P, h w)``.
     """
-    batch, channels, height, width = maps.shape
+    matrix = as_matrices(maps, n_components)
+    noise = rounding_noise(matrix)
+    if centred:
+        matrix = matrix - matrix.mean(dim=2, keepdim=True)
+    loadings, components, values = _leading_factors(matrix, n_components)
+    valid = values > noise[:, None]
+    strengths = (values * valid).to(maps)
+    return Factors(
+        components=(components * valid[:, :, None]).reshape(len(maps), -1, *maps.shape[2:]).to(maps),
+        strengths=strengths,
+        loadings=(loadings * valid[:, None, :]).to(maps),
+        valid=valid.to(maps.device),
+        energy=matrix.square().sum(dim=(1, 2)).to(maps),
+        removed=strengths.square(),
+    )
+
+
+def as_matrices(maps: Tensor, n_components: int) -> Tensor:
+    """Lay channel maps ``(B, P, h, w)`` out as matrices ``(B, P, h w)`` in float64.
+
+    Raises:
+        ValueError: if ``n_components`` is not between 1 and ``min(P, h w)``.
+    """
+    channels, height, width = maps.shape[1:]
     bound = min(channels, height * width)
     if not 1 <= n_components <= bound:
         raise ValueError(
@@ -94,20 +120,13 @@ def decompose(maps: Tensor, n_components: int, *, centred: bool = False) -> Fact
             f"{height} x {width} positions), but got {n_components}."
         )
     # MPS has neither float64 nor eigenvectors.
-    matrix = maps.flatten(2).to("cpu" if maps.device.type == "mps" else maps.device, torch.float64)
-    norm = torch.linalg.matrix_norm(matrix)
-    if centred:
-        matrix = matrix - matrix.mean(dim=2, keepdim=True)
-    loadings, components, values = _leading_factors(matrix, n_components)
-    tolerance = max(channels, height * width) * torch.finfo(torch.float32).eps * norm
-    valid = values > tolerance[:, None]
-    return Factors(
-        components=(components * valid[:, :, None]).reshape(batch, -1, height, width).to(maps),
-        singular_values=(values * valid).to(maps),
-        loadings=(loadings * valid[:, None, :]).to(maps),
-        valid=valid.to(maps.device),
-        energy=matrix.square().sum(dim=(1, 2)).to(maps),
-    )
+    return maps.flatten(2).to("cpu" if maps.device.type == "mps" else maps.device, torch.float64)
+
+
+def rounding_noise(matrix: Tensor) -> Tensor:
+    """Tell the norm ``(B,)`` at and below which a part of ``(B, P, M)`` is float32's rounding."""
+    norm: Tensor = torch.linalg.matrix_norm(matrix)
+    return max(matrix.shape[1:]) * torch.finfo(torch.float32).eps * norm
 
 
 def _leading_factors(matrix: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,8 +185,7 @@ def components_for_energy(factors: Factors, fraction: float) -> Tensor:
     Returns:
         Bool ``(B, K)``: valid, and needed because those before it explain less than ``fraction``.
     """
-    energies = factors.singular_values.square()
-    before = energies.cumsum(dim=1) - energies
+    before = factors.removed.cumsum(dim=1) - factors.removed
     return factors.valid & (before < fraction * factors.energy[:, None])
 
 

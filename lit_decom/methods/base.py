@@ -1,7 +1,7 @@
 """What an explanation method is, and the registry of those there are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,14 +35,21 @@ class CAM(ABC):
 
 
 class ComponentMethod(CAM):
-    """An explanation made of components, each scored by what it does for the target."""
+    """An explanation made of components, each scored by what it does for the target.
+
+    Attributes:
+        warm_start: whether ``decompose`` is given what the snapshot before found.
+    """
+
+    warm_start: bool = False
 
     @abstractmethod
-    def decompose(self, capture: Capture) -> "Decomposition":
+    def decompose(self, capture: Capture, start: Sequence[Tensor] | None = None) -> "Decomposition":
         """Decompose a batch of evidence and score its components.
 
         Args:
             capture: what :func:`lit_decom.capture` returned.
+            start: for each image the components ``(M, h, w)`` to begin from; None where nothing came before.
 
         Returns:
             The components of ``B`` images.

@@ -1,9 +1,10 @@
 """DecomCAM: class-weighted channel maps, decomposed and integrated by what each component does for the decision."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +17,17 @@ from lit_decom.functional.decomposition import (
     Factors,
     SignRule,
     components_for_energy,
-    decompose,
     fix_signs,
     integrate,
     select_channels,
 )
+from lit_decom.functional.factorisation import FACTORISERS, takes
 from lit_decom.functional.image import Blend, blend, gaussian_blur, min_max_normalize, upsample
 from lit_decom.methods.base import ComponentMethod, finite_images, register
 from lit_decom.methods.presets import PRESETS, BlendSpace, Integration, Preset
 
 _DEFAULT_COMPONENTS = 10
+_ORTHOGONAL = 2e-3  # cosine; records hold patterns in half precision
 _OPTIONS = {
     "score_dtype": ScoreDtype,
     "channel_weight": ChannelWeight,
@@ -44,12 +46,15 @@ class Decomposition:
     (or past the asked fraction of energy) is 0 and not valid.
 
     Attributes:
-        components: ``(B, K, h, w)``, signed, mutually orthogonal, of norm ``singular_values``.
-        singular_values: ``(B, K)``, descending.
+        components: ``(B, K, h, w)``, of norm ``strengths``; whether they have negative parts and are mutually
+            orthogonal, ``signed`` and ``orthogonal`` say.
+        strengths: ``(B, K)``, descending unless the components go on from earlier ones; singular values where they are
+            orthogonal.
         channels: ``(B, P)``, indices of the selected channels in descending order of weight.
         loadings: ``(B, P, K)``, channel side of the decomposition, unit norm.
         valid: ``(B, K)`` bool.
         energy: ``(B,)``, squared norm of the decomposed matrix.
+        removed: ``(B, K)``, by how much each component lowers the squared norm of what those before it leave over.
         scores: ``(B, K)``, target score of the image seen through each OSSM; NaN where not valid.
         reference_scores: ``(B,)``, target score of the blurred image.
         contributions: ``(B, K)``, weights of the OSSMs in ``cam``, by the preset's rule.
@@ -57,11 +62,12 @@ class Decomposition:
     """
 
     components: Tensor
-    singular_values: Tensor
+    strengths: Tensor
     channels: Tensor
     loadings: Tensor
     valid: Tensor
     energy: Tensor
+    removed: Tensor
     scores: Tensor
     reference_scores: Tensor
     contributions: Tensor
@@ -78,10 +84,31 @@ class Decomposition:
         return self.scores - self.reference_scores[:, None]
 
     @property
+    def singular_values(self) -> Tensor:
+        """The strengths, by the name that they have where components are orthogonal."""
+        return self.strengths
+
+    @property
     def explained_energy(self) -> Tensor:
-        """Share of each component in the squared norm of the decomposed matrix, ``(B, K)`` in [0, 1]."""
+        """Share of the decomposed matrix's squared norm that each component explains, ``(B, K)``.
+
+        What it adds to those before it: the shares add up, to at most 1, orthogonal or not. Squared singular values
+        over their sum where the components are singular vectors.
+        """
         energy = self.energy[:, None]
-        return self.singular_values.square() / torch.where(energy == 0, torch.ones_like(energy), energy)
+        return self.removed / torch.where(energy == 0, torch.ones_like(energy), energy)
+
+    @property
+    def signed(self) -> bool:
+        """Whether any component has a negative part, which rectifying takes from the map."""
+        return bool((self.components < 0).any())
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether the components of each image are mutually orthogonal, to half precision's rounding."""
+        scale = torch.where(self.strengths > 0, self.strengths, 1)[:, :, None]
+        patterns = (self.components.flatten(2) / scale).nan_to_num()
+        return bool(((patterns @ patterns.mT).triu(diagonal=1).abs() <= _ORTHOGONAL).all())
 
     @property
     def finite(self) -> Tensor:
@@ -115,6 +142,14 @@ class DecomCAM(ComponentMethod):
         max_components: the cap where ``n_components`` is a fraction.
         score_dtype: precision of the masked forward passes alone. ``"bfloat16"`` is several times faster on hardware
             that has it and keeps the ranking of the contributions; the decomposition stays in float32 or better.
+        decomposition: how the maps become components, a name in
+            :data:`lit_decom.functional.factorisation.FACTORISERS`. ``"svd"``, which all publications use: orthogonal,
+            the best approximation of each rank, with signs. ``"nmf"`` (ours here): nowhere negative, so nothing is
+            rectified away and no sign rule is needed, but not orthogonal, with other components for another number of
+            them, and slower: see :func:`lit_decom.functional.nmf.decompose_non_negative`.
+        warm_start: whether each image's components begin where those of the snapshot before ended, so that they keep
+            identity and rank; ``"nmf"`` alone can. A snapshot then depends on all before it. Metrics that explain
+            altered images, ``validate``, ``test`` and the first checkpoint of a replay begin anew.
         channel_weight: as in :func:`lit_decom.functional.cam.channel_weights`.
         positive_only: whether only channels with a positive weight take part (our choice in ``"paper"``).
         centred: whether each channel's mean over positions is taken out first.
@@ -137,6 +172,8 @@ class DecomCAM(ComponentMethod):
     integration: Integration = "paper"
     max_components: int = 20
     score_dtype: ScoreDtype = "float32"
+    decomposition: str = "svd"
+    warm_start: bool = False
     channel_weight: ChannelWeight | None = None
     positive_only: bool | None = None
     centred: bool | None = None
@@ -166,6 +203,20 @@ class DecomCAM(ComponentMethod):
         for name, options in _OPTIONS.items():
             if getattr(self, name) is not None:
                 check_option(name, getattr(self, name), options)
+        self._check_decomposition()
+
+    def _check_decomposition(self) -> None:
+        name = self.decomposition
+        if name not in FACTORISERS:
+            raise ValueError(f"Expected `decomposition` to be one of {sorted(FACTORISERS)}, but got {name!r}.")
+        if self.preset.centred and not takes(name, "centred"):
+            raise ValueError(
+                f"Expected `centred` to be False, since {name!r} takes the maps as they are, but got True "
+                f"(`integration` is {self.integration!r})."
+            )
+        if self.warm_start and not takes(name, "start"):
+            able = [known for known in sorted(FACTORISERS) if takes(known, "start")]
+            raise ValueError(f"Expected `decomposition` to be one of {able} for a `warm_start`, but got {name!r}.")
 
     def __repr__(self) -> str:
         shown = {"n_components", "integration"} | {
@@ -180,11 +231,13 @@ class DecomCAM(ComponentMethod):
         given = {entry.name: getattr(self, entry.name) for entry in fields(Preset)}
         return replace(PRESETS[self.integration], **{name: value for name, value in given.items() if value is not None})
 
-    def decompose(self, capture: Capture) -> Decomposition:
+    def decompose(self, capture: Capture, start: Sequence[Tensor] | None = None) -> Decomposition:
         """Decompose a batch of evidence and score its components.
 
         Args:
             capture: what :func:`lit_decom.capture` returned.
+            start: for each image the components ``(M, h, w)`` of an earlier snapshot to begin from, where
+                ``warm_start`` is on; ``M`` may be 0.
 
         Returns:
             The decomposition, on the device of the evidence.
@@ -194,7 +247,7 @@ class DecomCAM(ComponentMethod):
                 and std of the images are unknown.
         """
         with observing(capture.model), torch.no_grad():
-            factors, channels, finite = self._factors(capture)
+            factors, channels, finite = self._factors(capture, start if self.warm_start else None)
             scores, reference = self.score(capture, factors.components, factors.valid)
             preset = self.preset
             weights = integrate(
@@ -207,11 +260,12 @@ class DecomCAM(ComponentMethod):
             )
             return Decomposition(
                 components=_fill_non_finite(factors.components, finite),
-                singular_values=_fill_non_finite(factors.singular_values, finite),
+                strengths=_fill_non_finite(factors.strengths, finite),
                 channels=channels,
                 loadings=_fill_non_finite(factors.loadings, finite),
                 valid=factors.valid,
                 energy=_fill_non_finite(factors.energy, finite),
+                removed=_fill_non_finite(factors.removed, finite),
                 scores=scores,
                 reference_scores=_fill_non_finite(reference, finite),
                 contributions=_fill_non_finite(weights.contributions, finite),
@@ -224,7 +278,7 @@ class DecomCAM(ComponentMethod):
         weights = weights.relu() if self.preset.positive_only else weights
         return capture.activations * weights[:, :, None, None]
 
-    def _factors(self, capture: Capture) -> tuple[Factors, Tensor, Tensor]:
+    def _factors(self, capture: Capture, start: Sequence[Tensor] | None) -> tuple[Factors, Tensor, Tensor]:
         """Components with their sign, the channels they are made of, and which images have finite evidence."""
         preset = self.preset
         activations, gradients = capture.activations, capture.gradients
@@ -236,7 +290,11 @@ class DecomCAM(ComponentMethod):
         maps = activations[rows, channels] * (weights.gather(1, channels) * takes_part)[:, :, None, None]
         finite = finite_images(activations, weights, maps)
         maps = maps.masked_fill(~finite[:, None, None, None], 0)
-        factors = fix_signs(decompose(maps, self._rank(maps), centred=preset.centred), preset.sign)
+        rank = self._rank(maps)
+        options: dict[str, Any] = {"centred": True} if preset.centred else {}
+        if start is not None:
+            options["start"] = _padded(start, maps, rank)
+        factors = fix_signs(FACTORISERS[self.decomposition](maps, rank, **options), preset.sign)
         if isinstance(self.n_components, float):
             factors = _without(factors, ~components_for_energy(factors, self.n_components))
         return factors, channels, finite
@@ -325,13 +383,23 @@ def _composing_space(capture: Capture, space: BlendSpace) -> tuple[Callable[[Ten
     return lambda images: (images - mean) / std, capture.images * std + mean
 
 
+def _padded(start: Sequence[Tensor], maps: Tensor, k: int) -> Tensor:
+    """Components of each image, of which there may be less or more than ``k``, as patterns ``(B, k, h, w)``."""
+    patterns = maps.new_zeros(len(maps), k, *maps.shape[2:])
+    for row, known in zip(patterns, start, strict=True):
+        if len(known):
+            row[: len(known)] = known[:k]
+    return patterns
+
+
 def _without(factors: Factors, left_out: Tensor) -> Factors:
     kept = ~left_out
     return factors._replace(
         components=factors.components * kept[:, :, None, None],
-        singular_values=factors.singular_values * kept,
+        strengths=factors.strengths * kept,
         loadings=factors.loadings * kept[:, None, :],
         valid=factors.valid & kept,
+        removed=factors.removed * kept,
     )
 
 

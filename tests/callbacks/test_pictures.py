@@ -149,7 +149,7 @@ def test_nothing_is_drawn_where_nothing_shall_be(tmp_path):
 
 
 def test_on_one_scale_a_map_that_shrinks_gets_darker(record):
-    weaker = replace(record, singular_values=record.singular_values / 4)
+    weaker = replace(record, strengths=record.strengths / 4)
     peaks = peaks_of(record, None)
     assert torch.equal(peaks_of(weaker, peaks), peaks), "what counts is the largest value so far"
     bright, dark = (np.asarray(grids_of(one, probe(), 2, peaks)[0][1]).astype(float) for one in (record, weaker))

@@ -62,7 +62,7 @@ def test_factors_are_numpys_singular_value_decomposition(channels, grid, centred
         matrix = matrix - matrix.mean(axis=1, keepdims=True) if centred else matrix
         left, values, right = np.linalg.svd(matrix, full_matrices=False)
         # all of it is in float64 and rounded to float32 at the end, relative to the largest entry of its component
-        np.testing.assert_allclose(factors.singular_values[image], values[:k], rtol=1e-6)
+        np.testing.assert_allclose(factors.strengths[image], values[:k], rtol=1e-6)
         assert factors.energy[image].item() == pytest.approx((matrix**2).sum(), rel=1e-6)
         for i in range(k):
             mine = factors.components[image, i].flatten().numpy()
@@ -75,7 +75,7 @@ def test_factors_are_numpys_singular_value_decomposition(channels, grid, centred
 def test_components_are_orthogonal_and_loadings_orthonormal(channels, grid):
     factors = decompose(randn(2, channels, *grid), 4)
     flat = factors.components.flatten(2).double()
-    squares = factors.singular_values.double().square()
+    squares = factors.strengths.double().square()
     # components rounded to float32: their products are off by that share of the product of the two norms
     atol = 1e-6 * squares.max().item()
     torch.testing.assert_close(flat @ flat.mT, torch.diag_embed(squares), rtol=0, atol=atol)
@@ -99,7 +99,7 @@ def test_a_component_past_the_rank_is_zero_and_not_valid():
     maps = spectrum([3.0, 1.0], channels=7, height=3, width=4).float()
     factors = decompose(maps, 5)
     assert factors.valid.tolist() == [[True, True, False, False, False]]
-    torch.testing.assert_close(factors.singular_values, torch.tensor([[3.0, 1, 0, 0, 0]]))
+    torch.testing.assert_close(factors.strengths, torch.tensor([[3.0, 1, 0, 0, 0]]))
     assert not factors.components[:, 2:].any()
     assert not factors.loadings[:, :, 2:].any()
 
@@ -109,7 +109,7 @@ def test_rounding_noise_of_float32_is_no_component_and_a_weak_one_is(channels):
     noise = 2e-7 * randn(1, channels, 5, 5, seed=9)
     factors = decompose(spectrum([1.0, 1e-3], channels, 5, 5).float() + noise, 4)
     assert factors.valid.tolist() == [[True, True, False, False]]
-    assert factors.singular_values[0, 1].item() == pytest.approx(1e-3, rel=1e-2)
+    assert factors.strengths[0, 1].item() == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_centring_takes_one_component_of_constant_maps_and_knows_its_rank():
@@ -133,7 +133,7 @@ def test_batch_is_its_images_one_by_one():
     for image in range(5):
         alone = fix_signs(decompose(maps[image : image + 1], 6))
         # the same float64 sums, perhaps in another order, rounded to float32
-        atol = 1e-6 * alone.singular_values.max().item()
+        atol = 1e-6 * alone.strengths.max().item()
         torch.testing.assert_close(together.components[image], alone.components[0], rtol=0, atol=atol)
 
 
@@ -142,7 +142,7 @@ def test_equal_singular_values_span_the_same_space_in_any_batch():
     together, alone = decompose(maps, 3), decompose(maps[:1], 3)
 
     def projector(factors):
-        flat = factors.components[0, :2].flatten(1) / factors.singular_values[0, :2, None]
+        flat = factors.components[0, :2].flatten(1) / factors.strengths[0, :2, None]
         return flat.T @ flat
 
     torch.testing.assert_close(projector(together), projector(alone), rtol=0, atol=1e-5)
@@ -211,10 +211,11 @@ def test_a_tie_goes_to_the_first_entry_and_not_to_rounding(rule, error):
     pattern = torch.tensor([[0.2, 1.0, 0.2], [0.0, -1.0 + error, 0.0]])
     factors = Factors(
         components=-pattern[None, None],
-        singular_values=torch.ones(1, 1),
+        strengths=torch.ones(1, 1),
         loadings=torch.tensor([[[0.5**0.5], [-(0.5**0.5)]]]),
         valid=torch.ones(1, 1, dtype=torch.bool),
         energy=torch.ones(1),
+        removed=torch.ones(1, 1),
     )
     assert fix_signs(factors, rule).components[0, 0, 0, 1].item() == pytest.approx(1.0)
 

@@ -92,11 +92,12 @@ def record_of(plan: Plan, epoch: int, **changes: Any) -> Snapshot:
     values = torch.arange(k, 0, -1).float().expand(n, k) * (1 + 0.5 * epoch)
     decomposition = Decomposition(
         components=patterns * values[:, :, None, None] * (-1 if plan.turned else 1),
-        singular_values=values,
+        strengths=values,
         channels=torch.arange(5).expand(n, 5),
         loadings=torch.eye(5, k).expand(n, 5, k),
         valid=torch.ones(n, k, dtype=torch.bool),
         energy=values.square().sum(dim=1) * 1.25,
+        removed=values.square(),
         scores=gains + 1,
         reference_scores=torch.ones(n),
         contributions=torch.ones(n, k),

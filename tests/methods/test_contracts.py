@@ -7,17 +7,20 @@ import pytest
 import torch
 
 from lit_decom import CAM, METHODS, capture
+from lit_decom.functional.factorisation import FACTORISERS
 from lit_decom.methods import DecomCAM, register
 from tests.helpers.networks import Faulty, SmallCNN, noise_images, seeded
 from tests.helpers.rounding import map_tolerance
 
 # Hyperparameters for a layer of twelve channels.
-SETTINGS: dict[str, dict[str, Any]] = {"decom_cam": {"n_components": 4}}
-every_method = pytest.mark.parametrize("name", sorted(METHODS))
+SETTINGS: dict[str, dict[str, Any]] = {"decom_cam": {"n_components": 4}} | {
+    f"decom_cam {name}": {"n_components": 4, "decomposition": name} for name in FACTORISERS
+}
+every_method = pytest.mark.parametrize("name", sorted({*METHODS, *SETTINGS}))
 
 
 def make(name):
-    return METHODS[name](**SETTINGS.get(name, {}))
+    return METHODS[name.split()[0]](**SETTINGS.get(name, {}))
 
 
 def evidence_of(images=None, network=None, targets="predicted"):

@@ -36,7 +36,7 @@ def assert_same(found, expected, method, rtol=1e-5):
     assert torch.equal(found.valid, expected.valid)
     assert torch.equal(found.channels, expected.channels)
     assert torch.equal(found.fallback, expected.fallback)
-    for name in ("components", "singular_values", "loadings", "energy", "scores", "reference_scores"):
+    for name in ("components", "strengths", "loadings", "energy", "removed", "scores", "reference_scores"):
         mine, theirs = getattr(found, name), getattr(expected, name)
         share = rtol / 5 if name in ("scores", "reference_scores") else rtol
         tolerance = share * theirs.nan_to_num().abs().max().item()
@@ -126,7 +126,7 @@ def test_components_known_on_paper():
     red, green = torch.zeros(4, 4), torch.zeros(4, 4)
     red[0, 0], green[1, 2:] = 2.0, 0.5
     torch.testing.assert_close(found.components[0], torch.stack([red, green, torch.zeros(4, 4)]))
-    assert found.singular_values[0].tolist() == pytest.approx([2.0, 0.5**0.5, 0.0])
+    assert found.strengths[0].tolist() == pytest.approx([2.0, 0.5**0.5, 0.0])
     assert found.channels[0, :2].tolist() == [0, 1]
     torch.testing.assert_close(found.loadings[0], torch.eye(3) * torch.tensor([1.0, 1.0, 0.0]))
     assert found.valid.tolist() == [[True, True, False]]
@@ -195,7 +195,7 @@ def test_all_scores_below_the_threshold_weigh_the_same_and_say_so():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_components_are_orthogonal_before_they_are_rectified(preset):
     found = DecomCAM(n_components=8, integration=preset).decompose(evidence_of())
-    patterns = found.components.flatten(2) / found.singular_values[:, :, None]
+    patterns = found.components.flatten(2) / found.strengths[:, :, None]
     torch.testing.assert_close(patterns @ patterns.mT, torch.eye(8).expand(4, 8, 8), rtol=0, atol=1e-5)
 
 
@@ -325,7 +325,7 @@ def test_a_rank_deficient_image_has_fewer_components_than_its_neighbours():
     found = DecomCAM(n_components=3).decompose(capture(Patches([[1.0, 1.0, 1.0]]), "colours", images, 0))
     assert found.valid.tolist() == [[True, False, False], [True, True, False]]
     assert not found.components[~found.valid].any()
-    assert not found.singular_values[~found.valid].any()
+    assert not found.strengths[~found.valid].any()
     assert not found.contributions[~found.valid].any()
     assert found.scores[~found.valid].isnan().all()
     assert found.explained_energy.sum(dim=1).tolist() == pytest.approx([1.0, 1.0])
@@ -344,7 +344,16 @@ def test_one_bad_image_does_not_touch_its_neighbours(preset, bad):
     found = method.decompose(evidence_of(images=images))
     others = torch.tensor([0, 2, 3])
     assert_same(take(found, others), take(clean, others), method)
-    for name in ("components", "singular_values", "loadings", "energy", "scores", "reference_scores", "contributions"):
+    for name in (
+        "components",
+        "strengths",
+        "loadings",
+        "energy",
+        "removed",
+        "scores",
+        "reference_scores",
+        "contributions",
+    ):
         assert getattr(found, name)[1].isnan().all(), name
     assert found.cam[1].isnan().all()
     assert not found.valid[1].any()
@@ -379,7 +388,7 @@ def test_masked_forwards_in_bfloat16_stay_close_and_keep_the_ranks():
     evidence = evidence_of(images=3 * noise_images(8))
     exact = DecomCAM(n_components=5, integration="v25").decompose(evidence)
     rough = DecomCAM(n_components=5, integration="v25", score_dtype="bfloat16").decompose(evidence)
-    for name in ("components", "singular_values", "loadings", "channels", "energy"):
+    for name in ("components", "strengths", "loadings", "channels", "energy"):
         assert torch.equal(getattr(rough, name), getattr(exact, name))
     assert not torch.equal(rough.scores, exact.scores)
     assert rough.scores.dtype == torch.float32

@@ -37,11 +37,12 @@ def decomposition(n, k=3, seed=1):
     values = torch.tensor([5.0, 3.0, 1.0]).expand(n, k)
     return Decomposition(
         components=(directions * values[:, :, None]).reshape(n, k, SIZE, SIZE),
-        singular_values=values,
+        strengths=values,
         channels=torch.zeros(n, 1, dtype=torch.long),
         loadings=torch.ones(n, 1, k),
         valid=torch.ones(n, k, dtype=torch.bool),
         energy=values.square().sum(dim=1),
+        removed=values.square(),
         scores=torch.zeros(n, k),
         reference_scores=torch.zeros(n),
         contributions=torch.full((n, k), 1 / 3),
