@@ -82,6 +82,12 @@ def test_fragments_compose_by_name(elsewhere, capsys):
     assert found["callback"]["probe"] == 64
 
 
+def test_a_decomposition_is_chosen_by_its_name(elsewhere, capsys):
+    words = [f"--callback.method.init_args.{word}" for word in ("decomposition=nmf", "warm_start=true")]
+    chosen = composed(capsys, "--config", "quickstart.yaml", *words)["callback"]["method"]["init_args"]
+    assert (chosen["decomposition"], chosen["warm_start"], chosen["n_components"]) == ("nmf", True, 8)
+
+
 def test_a_file_in_the_working_directory_goes_first(elsewhere, capsys):
     own = (CONFIGS / "quickstart.yaml").read_text().replace("width: 16", "width: 5")
     (elsewhere / "quickstart.yaml").write_text(own)
