@@ -2,6 +2,7 @@
 
 from lit_decom.evidence.capture import Capture, capture
 from lit_decom.evidence.fingerprint import Fingerprint, ModelChangedError, fingerprint, refuse_changes
+from lit_decom.evidence.jacobian import combined_gradients
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
 from lit_decom.evidence.network import ReadLogits, ScoreDtype
 from lit_decom.evidence.observing import observing
@@ -19,6 +20,7 @@ __all__ = [
     "TargetScore",
     "Targets",
     "capture",
+    "combined_gradients",
     "find_target_layer",
     "fingerprint",
     "observing",

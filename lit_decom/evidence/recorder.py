@@ -1,6 +1,6 @@
 """The forward pass that is cut at a layer, and the backward pass that ends there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -136,42 +136,54 @@ class _RecordingKept(TorchFunctionMode):
 
 
 def backward(network: Network, recorder: Recorder, images: Tensor, logits: Tensor, score: TargetScore) -> Tensor | None:
-    """Run a model backward from the scores to the layer.
+    """Run a model backward from the scores to the layer, as :func:`gradients` does for several scores."""
+    return gradients(network, recorder, images, logits, [score])[0]
+
+
+def gradients(
+    network: Network, recorder: Recorder, images: Tensor, logits: Tensor, scores: Sequence[TargetScore]
+) -> list[Tensor | None]:
+    """Run a model backward to the layer from each of several scores.
 
     Args:
         network: what ran forward.
         recorder: what recorded the forward pass.
         images: the images ``(B, 3, H, W)`` that went in, for a second forward pass where the first recorded nothing.
         logits: what came out, ``(B, N)``.
-        score: from logits to the score of every image.
+        scores: each from logits to the score of every image; one backward pass for each.
 
     Returns:
-        Gradient of every image's score at what the layer returned; None where none arrives.
+        For each score the gradient of every image's score at what the layer returned; None where none arrives.
 
     Raises:
         TargetLayerError: if the layer is inside a part that is checkpointed.
-        ValueError: if ``score`` does not return one score per image.
+        ValueError: if a score does not return one score per image.
     """
     try:
-        gradient = _gradient(network, logits, score, recorder.leaf)
-        if gradient is None:
+        found = _gradients(network, logits, scores, recorder.leaf)
+        if all(gradient is None for gradient in found):
             with _RecordingKept():
                 logits = recorder.run(network, images)
-            gradient = _gradient(network, logits, score, recorder.leaf)
+            found = _gradients(network, logits, scores, recorder.leaf)
     except CheckpointError as error:
         raise TargetLayerError(
             f"Expected `target_layer` {recorder.layer.name!r} not to be inside a part that is checkpointed. "
             "Choose the block around it, or turn checkpointing off."
         ) from error
-    return gradient
+    return found
 
 
-def _gradient(network: Network, logits: Tensor, score: TargetScore, leaf: Tensor) -> Tensor | None:
-    scores = score(logits, torch.arange(len(logits), device=logits.device))
-    if scores.shape != (len(logits),):
-        raise ValueError(f"Expected `targets` to score each of {len(logits)} images, but got {tuple(scores.shape)}.")
-    if not scores.requires_grad:
-        return None
+def _gradients(network: Network, logits: Tensor, scores: Sequence[TargetScore], leaf: Tensor) -> list[Tensor | None]:
+    rows = torch.arange(len(logits), device=logits.device)
+    values = [score(logits, rows) for score in scores]
+    for value in values:
+        if value.shape != (len(logits),):
+            raise ValueError(f"Expected `targets` to score each of {len(logits)} images, but got {tuple(value.shape)}.")
     # A checkpointed part behind the layer runs again now, and must find the weights that it ran with.
     with network.weights_in_place():
-        return torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0]
+        return [
+            torch.autograd.grad(value.sum(), leaf, retain_graph=nth + 1 < len(values), allow_unused=True)[0]
+            if value.requires_grad
+            else None
+            for nth, value in enumerate(values)
+        ]

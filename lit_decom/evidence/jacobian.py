@@ -1,0 +1,50 @@
+"""What a layer does for combinations of the classes: vector-Jacobian products, one backward pass for each."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lit_decom.evidence.capture import Capture
+from lit_decom.evidence.observing import observing
+from lit_decom.evidence.recorder import Recorder, arranged, gradients
+
+
+def combined_gradients(evidence: Capture, images: Tensor, combinations: Tensor) -> Tensor:
+    """Differentiate combinations of the logits with respect to each channel of the layer.
+
+    One forward pass and K backward passes that end at the layer. The gradient of a channel is summed over positions:
+    how much the combination rises to first order where the channel rises by one at every position. With global average
+    pooling and a linear head that is the head's weight, whatever the image.
+
+    Args:
+        evidence: a capture of the model; layer, reading of the logits and weights are its.
+        images: ``(B, 3, H, W)``, as the model shall see them; any number, on any device.
+        combinations: ``(N, K)``, the weight of every class in each combination.
+
+    Returns:
+        ``(B, K, C)``, on the device of the evidence.
+
+    Raises:
+        ValueError: if the combinations are not of the model's classes.
+        RuntimeError: if the model's weights have changed since the capture.
+    """
+    n_classes, channels = evidence.logits.shape[1], evidence.activations.shape[1]
+    if combinations.ndim != 2 or len(combinations) != n_classes:
+        raise ValueError(f"Expected `combinations` to be ({n_classes}, K), but got {tuple(combinations.shape)}.")
+    if combinations.shape[1] == 0:
+        return evidence.activations.new_zeros(len(images), 0, channels)
+    with observing(evidence.model):
+        images = images.to(evidence.images)
+        recorder = Recorder(evidence.layer)
+        logits = recorder.run(evidence.network, images)
+        scores = [partial(_combined, weights) for weights in combinations.to(logits).T]
+        to_map = arranged(recorder.layer, evidence.network, recorder.leaf, images)
+        found = gradients(evidence.network, recorder, images, logits, scores)
+        nothing = evidence.activations.new_zeros(len(images), channels)
+        products = [nothing if one is None else to_map(one).sum(dim=(2, 3)) for one in found]
+        return torch.stack(products, dim=1)
+
+
+def _combined(weights: Tensor, logits: Tensor, _rows: Tensor) -> Tensor:
+    return logits @ weights
