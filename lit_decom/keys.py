@@ -136,6 +136,16 @@ def shared_key(quantity: str, identity: int) -> str:
     return f"shared_{quantity}{_SEPARATOR}{identity + 1:02d}"
 
 
+def factor_key(quantity: str, identity: int, stratum: str = "") -> str:
+    """Name a quantity of a decision factor, by its identity, counted from 0, over all images or those of a stratum.
+
+    Example:
+        >>> factor_key("share", 0), factor_key("score", 0, "incorrect")
+        ('factor_share/01', 'factor_score/incorrect/01')
+    """
+    return _SEPARATOR.join(part for part in (f"factor_{quantity}", stratum, f"{identity + 1:02d}") if part)
+
+
 def class_component_key(class_name: str, identity: int) -> str:
     """Name the score gain of a component over the images of one class."""
     return component_key(f"{_OF_CLASS}{_SEPARATOR}{class_name.replace(_SEPARATOR, '_')}", identity)

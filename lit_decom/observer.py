@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom import keys
-from lit_decom.components import Components, ComponentTracker, SharedFindings, Tracked, summarize
+from lit_decom.components import Components, ComponentTracker, FactorFindings, SharedFindings, Tracked, summarize
 from lit_decom.evidence import refuse_changes
 from lit_decom.evidence.observing import device_of
 from lit_decom.explainer import Explained, Explainer, Explanations, summary
@@ -159,6 +159,7 @@ class Observer:
                 shared = self._share_basis(process)
         numbers = summary(explanations.decomposition) | _tracked_numbers(tracked, explanations) | numbers_of(scores)
         numbers |= {} if shared is None else shared.numbers()
+        numbers |= self._factor_numbers(shared) if isinstance(shared, FactorFindings) else {}
         numbers |= {keys.seconds_key(part): seconds for part, seconds in watch.slowest(process).items()}
         probe = self._known_probe()
         return Snapshot.of(
@@ -175,7 +176,7 @@ class Observer:
             # Where each snapshot begins at the one before, a record is what it is only as this one of its series.
             settings=self.settings | ({"snapshot": self.n_snapshots} if self.explainer.method.warm_start else {}),
             **_tracked_fields(tracked),
-            **({} if shared is None else _shared_fields(shared)),
+            **({} if shared is None else shared.fields()),
         )
 
     def values_by_image(self, score: Score) -> dict[str, float]:
@@ -260,12 +261,17 @@ class Observer:
             return list(piece.ids)
         return [f"{image}@{target}" for image, target in zip(piece.ids, targets.tolist(), strict=True)]
 
-    def _share_basis(self, process: Process) -> SharedFindings | None:
+    def _share_basis(self, process: Process) -> SharedFindings | FactorFindings | None:
         if self.shared is None:
             return None
         images = self._known_probe().images
         size = (images.shape[-2], images.shape[-1])
         return self.shared.finish(self.explainer.method, size, step=self.n_snapshots, share=process.share)
+
+    def _factor_numbers(self, found: FactorFindings) -> dict[str, float]:
+        if self.board is None or self.table is None:
+            return {}
+        return found.stratum_numbers(self.board.strata(self.table))
 
     def _known_probe(self) -> Probe:
         if self.probe is None:
@@ -326,13 +332,3 @@ def _tracked_fields(tracked: Tracked) -> dict[str, Tensor]:
     names = ("identities", "births", "deaths", "flips", "similarity", "confidence", "drift")
     fields = {name: getattr(tracked, name) for name in names}
     return {name: value.float() if value.is_floating_point() else value for name, value in fields.items()}
-
-
-def _shared_fields(shared: SharedFindings) -> dict[str, Tensor]:
-    return {
-        "shared_patterns": shared.patterns.half(),
-        "shared_energy": shared.energy,
-        "shared_identities": shared.tracked.identities[0],
-        "shared_images": shared.images,
-        "shared_boxes": shared.boxes,
-    }

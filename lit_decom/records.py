@@ -72,6 +72,17 @@ class Snapshot:
         shared_identities: ``(S,)`` int64, what each is called over the epochs.
         shared_images: ``(S, m)`` int64, the images in which each fires most, padded with -1.
         shared_boxes: ``(S, m, 4)``, where: x1, y1, x2, y2 in pixels.
+        factor_codes: ``(N, F)``, how each class uses each of ``F`` decision factors.
+        factor_directions: ``(C, F)``, each factor's direction over the layer's channels, of unit norm.
+        factor_scores: ``(n, F)``; codes times scores, summed, approximate the centred logits. NaN where not finite.
+        factor_shares: ``(F,)``, each factor's share of the decision.
+        factor_maps: ``(n, F, h, w)`` float16, signed map of each score, see
+            :func:`lit_decom.functional.decision_factors.factor_maps`.
+        factor_identities: ``(F,)`` int64, what each is called over the epochs.
+        factor_images: ``(F, m)`` int64, the images in which each speaks most for the target, padded with -1.
+        factor_boxes: ``(F, m, 4)``, where: x1, y1, x2, y2 in pixels.
+        factor_states: why the factors are no result, see
+            :attr:`lit_decom.functional.decision_factors.DecisionFactors.states`.
     """
 
     epoch: int
@@ -107,6 +118,15 @@ class Snapshot:
     shared_identities: Tensor | None = None
     shared_images: Tensor | None = None
     shared_boxes: Tensor | None = None
+    factor_codes: Tensor | None = None
+    factor_directions: Tensor | None = None
+    factor_scores: Tensor | None = None
+    factor_shares: Tensor | None = None
+    factor_maps: Tensor | None = None
+    factor_identities: Tensor | None = None
+    factor_images: Tensor | None = None
+    factor_boxes: Tensor | None = None
+    factor_states: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, decomposition: Decomposition, **rest: Any) -> "Snapshot":
@@ -165,6 +185,7 @@ class Snapshot:
                 texts = json.loads(stored["json"].item())
             _refuse_other_layout(path, texts.pop("layout", 1))
             texts["ids"] = tuple(texts["ids"])
+            texts["factor_states"] = tuple(texts.get("factor_states", ()))
             texts["metric_scores"] = tuple(Score.from_dict(score) for score in texts["metric_scores"])
             return cls(**arrays, **texts)
         except RunDirectoryError:

@@ -1,6 +1,19 @@
 """Identity of components over the snapshots of a run, and components that the whole probe shares."""
 
-from lit_decom.components.shared import Components, SharedComponents, SharedFindings
+from lit_decom.components.factors import FactorFindings, FollowedFactors, WrongDecisions, wrong_decisions
+from lit_decom.components.selection import Components
+from lit_decom.components.shared import SharedComponents, SharedFindings
 from lit_decom.components.tracking import ComponentTracker, Tracked, summarize
 
-__all__ = ["ComponentTracker", "Components", "SharedComponents", "SharedFindings", "Tracked", "summarize"]
+__all__ = [
+    "ComponentTracker",
+    "Components",
+    "FactorFindings",
+    "FollowedFactors",
+    "SharedComponents",
+    "SharedFindings",
+    "Tracked",
+    "WrongDecisions",
+    "summarize",
+    "wrong_decisions",
+]

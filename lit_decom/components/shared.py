@@ -1,4 +1,4 @@
-"""Components that the whole probe has in common, followed over snapshots."""
+"""Components that the whole probe has in common, followed over snapshots: the directions of most energy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,31 +46,15 @@ class SharedFindings:
                     found[keys.shared_key("gain", identity)] = float(self.gains[index])
         return found
 
-
-@dataclass(frozen=True)
-class Components:
-    """Which components are followed beside those of every image.
-
-    Attributes:
-        n_shared: how many components the whole probe is decomposed into together, so that each means the same in every
-            image; 0 for none.
-        freeze_shared: whether these stay what they were at the first snapshot, so that drift away from them shows as a
-            loss of energy.
-
-    Raises:
-        ValueError: if ``n_shared`` is negative.
-    """
-
-    n_shared: int = 6
-    freeze_shared: bool = False
-
-    def __post_init__(self) -> None:
-        if self.n_shared < 0:
-            raise ValueError(f"Expected `n_shared` to be at least 0, but got {self.n_shared}.")
-
-    def new(self) -> "SharedComponents | None":
-        """Begin to follow the shared components of a run; None for none."""
-        return SharedComponents(self.n_shared, frozen=self.freeze_shared) if self.n_shared else None
+    def fields(self) -> dict[str, Any]:
+        """Give what a record keeps, by the names that it has there."""
+        return {
+            "shared_patterns": self.patterns.half(),
+            "shared_energy": self.energy,
+            "shared_identities": self.tracked.identities[0],
+            "shared_images": self.images,
+            "shared_boxes": self.boxes,
+        }
 
 
 class SharedComponents:
@@ -80,7 +64,7 @@ class SharedComponents:
 
     Args:
         n_components: how many directions.
-        frozen: as in :class:`Components`.
+        frozen: whether the directions stay what they were at the first snapshot.
         n_scored: how many images, the probe's first, are shown to the network through the shared components, to get
             their score gain; each costs ``n_components`` forward passes.
         n_exemplars: image regions kept for each component.
@@ -143,7 +127,7 @@ class SharedComponents:
             self._basis = basis_from_gram(total, min(self.n_components, len(total)))
         basis = self._basis
         shares = [found for found in share(lambda: self._projected(method, basis)) if found is not None]
-        patterns = _interleaved([components for components, _ in shares])
+        patterns = interleaved([components for components, _ in shares])
         gains = torch.cat([gains for _, gains in shares]).nanmean(dim=0)
         directions = basis.directions
         energy = torch.einsum("ck,cd,dk->k", directions, total.to(directions), directions) / total.trace()
@@ -180,8 +164,8 @@ class SharedComponents:
         self._basis = None if state["basis"] is None else SharedBasis(**state["basis"])
 
 
-def _interleaved(shards: list[Tensor]) -> Tensor:
-    """Undo :meth:`lit_decom.Probe.shard`."""
+def interleaved(shards: list[Tensor]) -> Tensor:
+    """Undo :meth:`lit_decom.Probe.shard`: bring what was found of the images of all shards into the probe's order."""
     world = len(shards)
     owners = torch.cat([torch.arange(rank, len(shard) * world, world) for rank, shard in enumerate(shards)])
     return torch.cat(shards)[owners.argsort()]

@@ -222,6 +222,20 @@ def least_supporting_factor(codes: Tensor, scores: Tensor, classes: Tensor) -> T
     return torch.where(support.isfinite().all(dim=1), support.nan_to_num().argmin(dim=1), -1)
 
 
+def factor_maps(codes: Tensor, maps: Tensor, classes: Tensor) -> Tensor:
+    """Show where each factor speaks for one class of each image: Grad-CAM of code times score.
+
+    Args:
+        codes: ``(N, K)``.
+        maps: ``(n, K, h, w)`` signed maps of the scores: the pooled gradient of a score times the activations.
+        classes: ``(n,)`` int64.
+
+    Returns:
+        ``(n, K, h, w)``, non-negative.
+    """
+    return (codes.to(maps)[classes][:, :, None, None] * maps).relu()
+
+
 class _Fit(NamedTuple):
     shares: Tensor
     r2: Tensor

@@ -43,7 +43,7 @@ def principal_logits(logits: Tensor, *, min_r2: float = 0.95, max_components: in
         max_components: at least 1.
 
     Raises:
-        ValueError: If the logits have another shape or an argument is out of range.
+        ValueError: If the logits have another number of dimensions or an argument is out of range.
 
     Example:
         Two images, told apart by the first class against the second:
@@ -51,8 +51,8 @@ def principal_logits(logits: Tensor, *, min_r2: float = 0.95, max_components: in
         >>> principal_logits(torch.tensor([[3.0, 1.0, 0.0], [1.0, 3.0, 0.0]])).directions.abs().T
         tensor([[0.7071, 0.7071, 0.0000]], dtype=torch.float64)
     """
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise ValueError(f"Expected `logits` to be (n, N) with N of at least 2, but got {tuple(logits.shape)}.")
+    if logits.ndim != 2:
+        raise ValueError(f"Expected `logits` to be (n, N), but got {tuple(logits.shape)}.")
     if not 0 < min_r2 <= 1:
         raise ValueError(f"Expected `min_r2` to be above 0 and at most 1, but got {min_r2}.")
     if max_components < 1:

@@ -221,8 +221,10 @@ def test_states_that_are_no_result():
         assert "dead_layer" in dead.states
         assert dead.r2 == 0
     constant = decision_factors(torch.ones(80, 6), head, pooled)
-    assert constant.codes.shape == (6, 0)
+    alone = decision_factors(logits[:, :1], head[:1], pooled)
+    assert (constant.codes.shape, alone.codes.shape) == ((6, 0), (1, 0))
     assert "no_variation" in constant.states
+    assert "no_variation" in alone.states
 
 
 def test_one_factor_where_one_direction_dominates():
@@ -271,7 +273,6 @@ def test_factors_are_restored_from_their_fields():
     ("change", "message"),
     [
         ({"logits": torch.zeros(80)}, "Expected `logits`"),
-        ({"logits": torch.zeros(80, 1)}, "Expected `logits`"),
         ({"jacobian": torch.zeros(5, 10)}, "Expected `jacobian`"),
         ({"jacobian": torch.full((6, 10), torch.nan)}, "Expected `products`"),
         ({"pooled": torch.zeros(80, 9)}, "Expected `pooled`"),
