@@ -35,6 +35,8 @@ OVERHEAD = Goal("<=", 0.5, " %")
 GRAD_CAM = Goal("<=", 1.6, " x")
 PER_CHANNEL = Goal(">=", 100, " x")
 CHEAP_METHODS = Goal("<", 2, " x")
+# A snapshot with decision factors, to one without any shared components.
+FACTORS = Goal("<=", 1.3, " x")
 # Of the processor time of a whole snapshot, what is spent outside the network.
 OUTSIDE_RESNET18 = Goal("<=", 10, " %")
 OUTSIDE_QUICKSTART = Goal("<=", 35, " %")

@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
     "lit_decom.metrics": _within(_EXPLAINING, SCORES),
     "lit_decom.components.tracking": _within({REST}, TRACKING),
     "lit_decom.components.shared": _within({REST}, SHARED),
+    "lit_decom.components.factors": _within({REST}, SHARED),
     "lit_decom.records": _within({REST}, RECORDS),
     "lit_decom.render": _within({REST, RECORDS}, PICTURES),
     "lit_decom.callbacks.pictures": _within({REST, RECORDS}, PICTURES),
@@ -104,7 +105,7 @@ def forward_of(now: str, _args: tuple[Any, ...]) -> str:
 
 def backward_of(now: str, _args: tuple[Any, ...]) -> str:
     """The same of a backward pass."""
-    return OF_METRICS if now == SCORES else BACKWARD
+    return {SCORES: OF_METRICS, SHARED: OF_SHARED}.get(now, BACKWARD)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ class Data(pl.LightningDataModule):
         return DataLoader(Spots(16, seed=1), batch_size=4)
 
 
-def live(tmp_path, **trainer):
+def live(tmp_path, settings=SETTINGS, **trainer):
     pl.seed_everything(0, verbose=False)
-    observer = callback(**SETTINGS, dirpath=tmp_path / "live")
+    observer = callback(**settings, dirpath=tmp_path / "live")
     keep = ModelCheckpoint(tmp_path / "kept", save_top_k=-1, filename="{epoch}-{step}", save_weights_only=False)
     pl.Trainer(**QUIET | trainer, max_epochs=3, default_root_dir=tmp_path, callbacks=[observer, keep]).fit(
         Tiny(), Data()
@@ -39,8 +39,8 @@ def live(tmp_path, **trainer):
     return list(RunDirectory(tmp_path / "live").records())
 
 
-def replayed(tmp_path, folder="kept"):
-    replay = callback(ReplayCallback, **SETTINGS)
+def replayed(tmp_path, folder="kept", settings=SETTINGS):
+    replay = callback(ReplayCallback, **settings)
     trainer = pl.Trainer(**QUIET, default_root_dir=tmp_path, callbacks=[replay], limit_val_batches=1)
     return list(RunDirectory(replay.replay(trainer, Tiny(), Data(), tmp_path / folder)).records())
 
@@ -60,10 +60,13 @@ def assert_the_same(first, second):
             assert repr(value) == repr(other), name  # NaN is like NaN
 
 
-def test_replay_equals_live_bit_for_bit(tmp_path):
-    records = live(tmp_path)
-    again = replayed(tmp_path)
+@pytest.mark.parametrize("shared", ["svd", "decision_factors"])
+def test_replay_equals_live_bit_for_bit(tmp_path, shared):
+    settings = SETTINGS | {"shared": shared}
+    records = live(tmp_path, settings)
+    again = replayed(tmp_path, settings=settings)
     assert len(records) == len(again) == 3
+    assert (records[-1].factor_codes is None) == (shared == "svd")
     for first, second in zip(records, again, strict=True):
         assert_the_same(first, second)
 
