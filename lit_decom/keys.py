@@ -18,6 +18,7 @@ CHANCE = {
     "random_map": "random maps",
     "center_map": "a centred blob",
     "random_basis": "randomly turned components",
+    "blob_components": "blobs of Grad-CAM's map",
 }
 """Explanations that know nothing of the image, and what they are called in a sentence."""
 

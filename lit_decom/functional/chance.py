@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_DEPENDENT = 1e-10  # squared length, of a unit row, that rounding to float32 may leave beyond the others' span
+
 
 def random_maps(
     shape: tuple[int, int, int],
@@ -81,10 +83,12 @@ def random_orthogonal_basis(
 
     The new maps are mutually orthogonal, span the same space and have the same norms in the same order, so all that is
     lost is the choice of directions: what a decomposition gains over them is owed to its directions alone. Their signs
-    are arbitrary.
+    are arbitrary. The frame is uniform (Haar): no direction of the space is likelier than another, whether or not the
+    components are orthogonal themselves. Where these depend on one another the space is too small for as many
+    orthogonal maps; each is uniform in it nevertheless.
 
     Args:
-        components: mutually orthogonal maps ``(B, K, h, w)``, as a decomposition gives them.
+        components: maps ``(B, K, h, w)``, as a decomposition gives them.
         generator: where the rotations come from, one for all images or one for each.
         valid: which components exist, ``(B, K)`` bool; the others stay zero. All with a positive norm when absent.
 
@@ -109,9 +113,86 @@ def random_orthogonal_basis(
         drawn = torch.randn(gaussians.shape[1:], generator=source, device=source.device, dtype=maps.dtype)
         gaussians[i] = drawn.to(maps.device).where(exists[i] & exists[i].T, gaussians[i])
     kept = exists | norms.isnan()
-    directions = (maps / norms).where(kept, 0)
-    turned: Tensor = (_orthogonal_factor(gaussians) @ directions) * norms.where(kept, 0)
+    frame = _orthogonal_factor(gaussians) @ _orthonormalised((maps / norms).where(kept, 0))
+    length = frame.norm(dim=2, keepdim=True)
+    turned: Tensor = frame / torch.where(length > 0, length, 1.0) * norms.where(kept, 0)
     return turned.to(components.dtype).reshape(components.shape)
+
+
+def blob_components(
+    maps: Tensor, k: int, generator: torch.Generator | Sequence[torch.Generator], n_iterations: int = 20
+) -> Tensor:
+    """Cut each map into compact blobs: k-means of its positions, each of which weighs as much as the map's value there.
+
+    The blobs know where the map is and nothing of the channels that it is made of: what components gain over them is
+    owed to the channels. Lloyd's algorithm after k-means++ (Arthur and Vassilvitskii 2007); that it be chance is our
+    choice.
+
+    Args:
+        maps: maps ``(B, h, w)``; negative values count as 0.
+        k: number of blobs.
+        generator: where the first centres come from, one for all images or one for each.
+        n_iterations: how often the centres are moved.
+
+    Returns:
+        Blobs ``(B, k, h, w)`` by descending sum, which do not overlap and add up to the rectified map; 0 for those
+        that a map has too few positions for, NaN for an image whose map is not finite.
+
+    Raises:
+        ValueError: when ``k`` is not positive, or there are several generators but not one per image.
+
+    Example:
+        >>> blob_components(torch.tensor([[[1.0, 2.0, 0.0, 0.0, 5.0]]]), 2, torch.Generator().manual_seed(0))
+        tensor([[[[0., 0., 0., 0., 5.]],
+        <BLANKLINE>
+                 [[1., 2., 0., 0., 0.]]]])
+    """
+    if k < 1:
+        raise ValueError(f"Expected `k` to be at least 1, but got {k}.")
+    finite = maps.flatten(1).isfinite().all(dim=1)
+    weights = maps.double().clamp(min=0).flatten(1).where(finite[:, None], 0)
+    draws = weights.new_empty(len(maps), k)
+    for i, source in enumerate(_per_image(generator, len(maps))):
+        draws[i] = torch.rand(k, generator=source, device=source.device, dtype=torch.float64)
+    height, width = maps.shape[1:]
+    places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).to(weights)
+    owners = _k_means(places, weights, draws, n_iterations)
+    blobs = weights[:, None] * (owners[:, None] == torch.arange(k, device=maps.device)[:, None])
+    order = blobs.sum(dim=2).argsort(dim=1, descending=True, stable=True)
+    blobs = blobs.gather(1, order[:, :, None].expand_as(blobs)).masked_fill(~finite[:, None, None], torch.nan)
+    return blobs.to(maps.dtype).view(len(maps), k, height, width)
+
+
+def _k_means(places: Tensor, weights: Tensor, draws: Tensor, n_iterations: int) -> Tensor:
+    """Which of the clusters each of the places ``(M, 2)`` belongs to ``(B, M)``, from weights ``(B, M)``."""
+    nearest = torch.ones_like(weights)
+    centres = []
+    for drawn in draws.unbind(dim=1):  # a centre is a place, the likelier the heavier and the farther from the others
+        cumulated = (weights * nearest).cumsum(dim=1)
+        chosen = torch.searchsorted(cumulated, drawn[:, None] * cumulated[:, -1:], right=True)
+        centres.append(places[chosen.squeeze(1).clamp(max=len(places) - 1)])
+        distance = (places - centres[-1][:, None]).square().sum(dim=2)
+        nearest = distance if len(centres) == 1 else torch.minimum(nearest, distance)
+    found = torch.stack(centres, dim=1)
+    for _ in range(n_iterations):
+        owners = torch.cdist(places.expand(len(found), -1, -1), found).argmin(dim=2)
+        members = weights[:, :, None] * (owners[:, :, None] == torch.arange(found.shape[1], device=owners.device))
+        mass = members.sum(dim=1)[:, :, None]
+        found = torch.where(mass > 0, members.mT @ places / mass, found)
+    return torch.cdist(places.expand(len(found), -1, -1), found).argmin(dim=2)
+
+
+def _orthonormalised(directions: Tensor) -> Tensor:
+    """The orthonormal rows nearest to unit rows ``(B, K, M)`` (Löwdin), zero rows left so; rows that are orthonormal.
+
+    Of rows that depend on one another the result is that of their span: its projection of as many orthonormal ones.
+    """
+    finite = directions.isfinite().all(dim=2).all(dim=1)[:, None, None]
+    gram = (directions @ directions.mT).where(finite, 0)
+    values, vectors = torch.linalg.eigh(gram)
+    roots = torch.where(values > _DEPENDENT, values, torch.inf).rsqrt()
+    orthonormal: Tensor = (vectors * roots[:, None]) @ vectors.mT @ directions
+    return orthonormal
 
 
 def _orthogonal_factor(matrices: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,37 +159,89 @@ def statistic_interval(
     def of_images(drawn: np.ndarray) -> float:
         return float(statistic(rows[torch.from_numpy(drawn)]))
 
-    found = _bca(of_images, len(rows), level, n_resamples, seed)
-    return like(torch.tensor(found if np.isfinite(found).all() else (torch.nan, torch.nan), dtype=torch.float64), rows)
+    drawn = _drawn_statistic(of_images, len(rows), n_resamples, seed)
+    return like(_bca(drawn, of_images, len(rows), level, vectorized=False), rows)
 
 
-def _bca(statistic: Callable[[np.ndarray], float], n: int, level: float, n_resamples: int, seed: int) -> Interval:
-    images = (np.arange(n),)
+def weighted_interval(
+    rows: Tensor,
+    statistic_of: Callable[[Tensor], Callable[[Tensor], Tensor]],
+    level: float = 0.95,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Tensor:
+    """Give the BCa interval of :func:`statistic_interval` for a statistic that takes many draws at once, far faster.
+
+    Args:
+        rows: one row per image ``(n, width)``; rows whose first number is NaN are left out.
+        statistic_of: from the rows to their statistic: a function from how often each is drawn in each of ``d`` draws
+            ``(d, n)``, float64, to its values ``(d,)``.
+        level: coverage, between 0 and 1.
+        n_resamples: number of draws of ``n`` images, which are balanced, as for :func:`mean_intervals`.
+        seed: seed of the draws.
+
+    Returns:
+        As :func:`statistic_interval`.
+
+    Raises:
+        ValueError: when a shape does not fit, the level is no coverage, or the draws are too few for its tails.
+
+    Example:
+        >>> rows = torch.arange(1.0, 11.0)[:, None]
+        >>> weighted_interval(rows, lambda rows: lambda times: times @ rows[:, 0].double() / times.sum(dim=1))
+        tensor([3.7000, 7.2000])
+    """
+    check_columns("rows", rows)
+    _tail_rank(level, n_resamples)
+    rows = _sorted_rows(rows.detach().cpu())
+    n = len(rows)
+    if n < MIN_IMAGES:
+        return like(torch.full((2,), torch.nan), rows)
+    statistic = statistic_of(rows)
+
+    def of_images(drawn: np.ndarray, axis: int) -> np.ndarray:
+        images = torch.from_numpy(np.moveaxis(drawn, axis, -1).reshape(-1, drawn.shape[axis]).copy())
+        times = torch.zeros(len(images), n, dtype=torch.float64)
+        times.scatter_add_(1, images, torch.ones(images.shape, dtype=torch.float64))
+        return statistic(times).numpy().reshape(np.delete(drawn.shape, axis))
+
+    drawn = statistic(_draws(n, n_resamples, seed) * n).numpy()
+    return like(_bca(drawn, of_images, n, level, vectorized=True), rows)
+
+
+def _drawn_statistic(statistic: Callable[[np.ndarray], float], n: int, n_resamples: int, seed: int) -> np.ndarray:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # degenerate cases are answered by NaN
         drawn = stats.bootstrap(
-            images,
+            (np.arange(n),),
             statistic,
             n_resamples=n_resamples,
             vectorized=False,
             method="percentile",
             random_state=np.random.default_rng(seed),
         )
-        defined = drawn.bootstrap_distribution[np.isfinite(drawn.bootstrap_distribution)]
-        if len(defined) < 0.95 * n_resamples or defined.min() == defined.max():
-            return math.nan, math.nan
-        drawn.bootstrap_distribution = defined
+    return np.asarray(drawn.bootstrap_distribution)
+
+
+def _bca(drawn: np.ndarray, statistic: Callable[..., Any], n: int, level: float, *, vectorized: bool) -> Tensor:
+    """Ends ``(2,)`` from the values of all draws, by SciPy; NaN where too many are undefined or all are the same."""
+    defined = drawn[np.isfinite(drawn)]
+    if len(defined) < 0.95 * len(drawn) or defined.min() == defined.max():
+        return torch.full((2,), torch.nan, dtype=torch.float64)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # degenerate cases are answered by NaN
         found = stats.bootstrap(
-            images,
+            (np.arange(n),),
             statistic,
             n_resamples=0,
-            vectorized=False,
+            vectorized=vectorized,
             confidence_level=level,
             method="BCa",
-            bootstrap_result=drawn,
+            bootstrap_result=SimpleNamespace(bootstrap_distribution=defined),
         )
-    low, high = found.confidence_interval
-    return float(low), float(high)
+    ends = torch.tensor([float(end) for end in found.confidence_interval], dtype=torch.float64)
+    return ends.where(ends.isfinite().all(), torch.nan)
 
 
 def _difference_ends(parts: list[tuple[Tensor, Tensor, Tensor]], tail_rank: int, n_resamples: int, seed: int) -> Tensor:
@@ -298,9 +352,7 @@ def _sorted_columns(values: Tensor) -> Tensor:
 
 def _sorted_rows(rows: Tensor) -> Tensor:
     rows = rows[~rows[:, 0].isnan()]
-    for column in reversed(range(rows.shape[1])):
-        rows = rows[rows[:, column].argsort(stable=True)]
-    return rows
+    return rows[torch.from_numpy(np.lexsort(rows.flip(1).T.numpy()))] if rows.shape[1] else rows
 
 
 def defined(sample: Tensor) -> Tensor:

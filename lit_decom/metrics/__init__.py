@@ -8,11 +8,17 @@ from lit_decom.metrics.localization import (
     EnergyPointingGame,
     MaskIoU,
     MaxBoxAccuracy,
-    PartCoverage,
-    PartPurity,
     PixelAveragePrecision,
     PointingGame,
     RelevanceRank,
+)
+from lit_decom.metrics.parts import (
+    FixedIndexPartAP,
+    PartAveragePrecision,
+    PartCoverage,
+    PartInformation,
+    PartIoU,
+    PartPurity,
 )
 from lit_decom.metrics.road import ROAD
 from lit_decom.metrics.stability import MapHistory, MapStability, SettledAt, TargetSwitchRate
@@ -30,6 +36,7 @@ __all__ = [
     "EffectiveRank",
     "EnergyPointingGame",
     "Entropy",
+    "FixedIndexPartAP",
     "Gini",
     "InsertionAUC",
     "InsertionDeletion",
@@ -37,7 +44,10 @@ __all__ = [
     "MapStability",
     "MaskIoU",
     "MaxBoxAccuracy",
+    "PartAveragePrecision",
     "PartCoverage",
+    "PartInformation",
+    "PartIoU",
     "PartPurity",
     "PerImageMetric",
     "PixelAveragePrecision",

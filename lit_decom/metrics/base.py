@@ -2,14 +2,15 @@
 
 import hashlib
 import inspect
-from abc import ABC
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_decom.functional.intervals import mean_intervals, statistic_interval
+from lit_decom.functional.intervals import mean_intervals, statistic_interval, weighted_interval
 from lit_decom.functional.shares import share_intervals
 
 _NOT_CONVENTIONS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -45,8 +46,10 @@ class PerImageMetric(Metric, ABC):
     plot_lower_bound: float | None = 0.0
     plot_upper_bound: float | None = 1.0
 
-    def add_rows(self, width: int = 1) -> None:
+    def add_rows(self, width: int | None = 1) -> None:
         """Add the state for rows of ``width`` numbers; the last line of every constructor.
+
+        Without a width, the first rows say it: where it is the number of components or of parts, which only they know.
 
         The name of the state carries the settings: a ``MetricCollection`` lets metrics share one state when names and
         first values agree, which two tolerances of the pointing game do by accident.
@@ -54,6 +57,8 @@ class PerImageMetric(Metric, ABC):
         self._width = width
         self._state_name = f"rows_{hashlib.sha1(repr(self).encode(), usedforsecurity=False).hexdigest()[:8]}"
         self.add_state(self._state_name, default=[], dist_reduce_fx="cat")
+        if width is None:  # a state, since a process without images must know it too
+            self.add_state(self._width_name, default=torch.tensor(0), dist_reduce_fx="max")
 
     def append(self, rows: Tensor) -> None:
         """Keep the rows of some images.
@@ -64,8 +69,10 @@ class PerImageMetric(Metric, ABC):
         Raises:
             ValueError: when the shape is another one.
         """
-        if rows.shape[1:].numel() != self._width or rows.ndim not in {1, 2}:
-            raise ValueError(f"Expected `rows` to have shape (B, {self._width}), but got {tuple(rows.shape)}.")
+        if self.width == 0 and rows.ndim == 2:
+            setattr(self, self._width_name, torch.tensor(rows.shape[1], device=self.device))
+        if rows.shape[1:].numel() != self.width or rows.ndim not in {1, 2}:
+            raise ValueError(f"Expected `rows` to have shape (B, {self.width}), but got {tuple(rows.shape)}.")
         # flat and of a fixed type, as is the empty vector that torchmetrics gathers from a process without images
         getattr(self, self._state_name).append(rows.detach().to(self.device, self.dtype).clone().flatten())
 
@@ -75,7 +82,16 @@ class PerImageMetric(Metric, ABC):
         state: list[Tensor] | Tensor = getattr(self, self._state_name)
         if isinstance(state, list):
             state = torch.cat(state) if state else torch.empty(0, device=self.device, dtype=self.dtype)
-        return state.view(-1, self._width)
+        return state.view(-1, self.width or 1)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a row has; 0 as long as no row has said it."""
+        return int(getattr(self, self._width_name)) if self._width is None else self._width
+
+    @property
+    def _width_name(self) -> str:
+        return f"{self._state_name}_width"
 
     @property
     def values(self) -> Tensor:
@@ -136,3 +152,55 @@ class PerImageMetric(Metric, ABC):
         parameters = inspect.signature(type(self).__init__).parameters.values()
         names = [p.name for p in parameters if p.name != "self" and p.kind not in _NOT_CONVENTIONS]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+class SetMetric(PerImageMetric):
+    """A metric of a set of images that is reduced for many draws of them at once, and so has cheap intervals.
+
+    A subclass overrides :meth:`score` and :meth:`reduction`.
+    """
+
+    @abstractmethod
+    def reduction(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return how the value follows from how often each image is drawn.
+
+        Args:
+            rows: of the images on which the metric is defined ``(n, width)``, at least one.
+
+        Returns:
+            A function from the number of times that each image is drawn in each of ``d`` draws ``(d, n)`` to the value
+            over each draw ``(d,)``.
+        """
+
+    def reduce(self, rows: Tensor) -> Tensor:
+        """Return the value of the images with these rows ``(n, width)``; NaN when none is defined."""
+        defined = rows[~rows[:, 0].isnan()]
+        if not len(defined):
+            return rows.new_tensor(torch.nan)
+        return self.reduction(defined)(rows.new_ones(1, len(defined)))[0]
+
+    def interval(self, rows: Tensor, level: float = 0.95) -> Tensor:
+        """Return the BCa interval of the value over images, from their rows, as for every metric."""
+        return weighted_interval(rows, self.reduction, level)
+
+    def difference_interval(self, first: Tensor, second: Tensor, level: float = 0.95) -> Tensor:
+        """Return the interval of the value of one explanation less that of another one of the same images.
+
+        Both are reduced anew in every draw, so that it is known how unsure they are about what belongs to the set.
+
+        Args:
+            first: rows of the one ``(n, width)``.
+            second: rows of the other for the same images ``(n, width)``; the widths may differ.
+            level: coverage, between 0 and 1.
+
+        Returns:
+            ``(2,)``: low and high, over the images on which both are defined; NaN for too few of them.
+        """
+        cut = first.shape[1]
+        both = torch.cat([first, second], dim=1)
+
+        def difference(rows: Tensor) -> Callable[[Tensor], Tensor]:
+            one, other = self.reduction(rows[:, :cut]), self.reduction(rows[:, cut:])
+            return lambda times: one(times) - other(times)
+
+        return weighted_interval(both[~both[:, cut].isnan()], difference, level)

@@ -1,4 +1,4 @@
-"""Agreement of maps with masks, boxes and parts, over the images of a set.
+"""Agreement of maps with masks and boxes, over the images of a set.
 
 Formulas, and what makes an image undefined, are those of :mod:`lit_decom.functional`.
 """
@@ -20,7 +20,6 @@ from lit_decom.functional.localization import (
     relevance_rank,
     score_histograms,
 )
-from lit_decom.functional.parts import PartMatch, Purity, match_parts, part_coverage, part_purity
 from lit_decom.metrics.base import PerImageMetric
 
 
@@ -237,66 +236,3 @@ class MaxBoxAccuracy(PerImageMetric):
     def reduce(self, rows: Tensor) -> Tensor:
         """Return the accuracy at the best threshold of the images with these rows."""
         return max_box_accuracy(rows, self.iou_thresholds)[0]
-
-
-class PartMetric(PerImageMetric):
-    """A metric of which part each component falls on; metrics with equal ``purity`` may share one ``match``."""
-
-    higher_is_better = True
-    purity: Purity
-
-    def match_of(self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None) -> PartMatch:
-        """Find the part that each component falls on, see :func:`lit_decom.functional.parts.match_parts`."""
-        return match_parts(ossms, parts, valid, self.purity)
-
-
-class PartCoverage(PartMetric):
-    """The mean share of an image's parts that some component claims.
-
-    Args:
-        min_purity: purity at which a component claims the part it falls on.
-        purity: ``"balanced"`` or ``"energy"``, see :func:`lit_decom.functional.parts.match_parts`.
-        kwargs: torchmetrics' own.
-
-    Example:
-        >>> parts = torch.tensor([[[[True, False, False, False]], [[False, True, True, False]]]])
-        >>> metric = PartCoverage()
-        >>> metric.update(ossms=torch.tensor([[[[0.5, 0.5, 0.0, 0.0]], [[0.0, 0.0, 2.0, 0.0]]]]), parts=parts)
-        >>> metric.compute()
-        tensor(0.5000)
-    """
-
-    def __init__(self, min_purity: float = 0.9, purity: Purity = "balanced", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.min_purity = min_purity
-        self.purity = purity
-        self.add_rows()
-
-    def update(self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None, match: PartMatch | None = None) -> None:
-        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K) bool, their ``match``."""
-        self.append(part_coverage(match or self.match_of(ossms, parts, valid), self.min_purity))
-
-
-class PartPurity(PartMetric):
-    """The mean purity of an image's components, each with respect to the part it falls on.
-
-    Args:
-        purity: ``"balanced"`` or ``"energy"``, see :func:`lit_decom.functional.parts.match_parts`.
-        kwargs: torchmetrics' own.
-
-    Example:
-        >>> parts = torch.tensor([[[[True, False, False, False]], [[False, True, True, False]]]])
-        >>> metric = PartPurity(purity="energy")
-        >>> metric.update(ossms=torch.tensor([[[[0.5, 0.5, 0.0, 0.0]], [[0.0, 0.0, 2.0, 0.0]]]]), parts=parts)
-        >>> metric.compute()
-        tensor(0.7500)
-    """
-
-    def __init__(self, purity: Purity = "balanced", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.purity = purity
-        self.add_rows()
-
-    def update(self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None, match: PartMatch | None = None) -> None:
-        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K) bool, their ``match``."""
-        self.append(part_purity(match or self.match_of(ossms, parts, valid)))

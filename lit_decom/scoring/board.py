@@ -11,14 +11,14 @@ from torch import Tensor
 
 from lit_decom import keys
 from lit_decom.evidence import Capture
-from lit_decom.functional.chance import center_maps, random_maps, random_orthogonal_basis
+from lit_decom.functional.chance import blob_components, center_maps, random_maps, random_orthogonal_basis
 from lit_decom.functional.image import upsample
-from lit_decom.functional.parts import PartMatch
+from lit_decom.functional.parts import PartAgreement, PartMatch
 from lit_decom.methods.base import CAM, METHODS
 from lit_decom.methods.decom_cam import Decomposition
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.faithfulness import MaskedMetric, Masking
-from lit_decom.metrics.localization import PartMetric
+from lit_decom.metrics.parts import PartMetric
 from lit_decom.metrics.stability import MapHistory
 from lit_decom.probe import Probe
 from lit_decom.scores import Column, RowTable, Score
@@ -33,8 +33,9 @@ class Scoreboard:
     """Scores the explanations of one probe, snapshot after snapshot.
 
     Every metric is computed for the method, for the baselines on the same evidence and, where it only looks at maps or
-    OSSMs, for maps that know nothing: random ones as smooth as the layer's, a Gaussian in the middle, and a random
-    rotation of the components within their own span. Each image's generator is seeded by its id.
+    OSSMs, for maps that know nothing: random ones as smooth as the layer's, a Gaussian in the middle, a random rotation
+    of the components within their own span, and as many blobs of Grad-CAM's map. Each image's generator is seeded by
+    its id.
 
     At each snapshot: :meth:`reset`, :meth:`update` with every piece of the probe, :meth:`table` for the rows of this
     process, :meth:`scores` of the rows of all. A metric that raises is missing from that snapshot; what the others say
@@ -232,7 +233,7 @@ class _SharedWork:
     def __init__(self, shown: dict[str, Any]) -> None:
         self._shown = shown
         self._masked: dict[Masking, Tensor] = {}
-        self._matches: dict[str, PartMatch] = {}
+        self._compared: dict[object, PartAgreement | PartMatch] = {}
 
     def for_metric(self, metric: PerImageMetric) -> dict[str, Any]:
         """Give everything that a metric may be updated with."""
@@ -243,9 +244,10 @@ class _SharedWork:
                 self._masked[masking] = masking.forward(shown["capture"], shown["maps"])
             return shown | {"masked_logits": self._masked[masking]}
         if isinstance(metric, PartMetric):
-            if metric.purity not in self._matches:
-                self._matches[metric.purity] = metric.match_of(shown["ossms"], shown["parts"], shown.get("valid"))
-            return shown | {"match": self._matches[metric.purity]}
+            kind = metric.shared, metric.convention
+            if kind not in self._compared:
+                self._compared[kind] = metric.compare(shown["ossms"], shown["parts"], shown.get("valid"))
+            return shown | {metric.shared: self._compared[kind]}
         return shown
 
 
@@ -270,6 +272,9 @@ def _shown(explanation: str, piece: _Piece, method: CAM) -> dict[str, Any]:
     if explanation == "random_map":
         grid = (decomposition.components.shape[-2], decomposition.components.shape[-1])
         return {"maps": random_maps((n, *piece.size), grid, generators, device)}
+    if explanation == "blob_components":
+        blobs = blob_components(METHODS["grad_cam"]()(piece.evidence), decomposition.valid.shape[1], generators)
+        return {"ossms": piece.resized(blobs)}
     turned = random_orthogonal_basis(decomposition.components, generators, decomposition.valid)
     return {"ossms": piece.resized(turned.relu()), "valid": decomposition.valid}
 
@@ -284,7 +289,7 @@ def _applies(metric: PerImageMetric, explanation: str) -> bool:
     if explanation == keys.OWN:
         return True
     needs, takes = needs_of(metric), takes_of(metric)
-    if explanation == "random_basis":
+    if explanation in ("random_basis", "blob_components"):
         return "ossms" in needs
     if needs & {"ossms", "singular_values", "history"} or not takes & {"maps", "masked_logits"}:
         return False

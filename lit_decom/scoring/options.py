@@ -14,11 +14,10 @@ from lit_decom.metrics.faithfulness import AverageDrop, AverageGain, AverageIncr
 from lit_decom.metrics.localization import (
     EnergyPointingGame,
     MaskIoU,
-    PartCoverage,
-    PartPurity,
     PointingGame,
     RelevanceRank,
 )
+from lit_decom.metrics.parts import FixedIndexPartAP, PartAveragePrecision, PartInformation, PartIoU
 from lit_decom.metrics.stability import MapStability, SettledAt, TargetSwitchRate
 from lit_decom.metrics.strata import Strata, StrataRule
 from lit_decom.probe import Probe
@@ -135,7 +134,7 @@ def _with_masks() -> list[PerImageMetric]:
 
 
 def _with_parts() -> list[PerImageMetric]:
-    return [PartCoverage(), PartPurity()]
+    return [PartAveragePrecision(), PartIoU(), FixedIndexPartAP(), PartInformation()]
 
 
 def _for_any_probe() -> list[PerImageMetric]:

@@ -16,7 +16,7 @@ from lit_decom.functional.intervals import (
     mean_intervals,
 )
 from lit_decom.functional.shares import paired_share_intervals, share_difference_intervals, share_intervals
-from lit_decom.metrics.base import PerImageMetric
+from lit_decom.metrics.base import PerImageMetric, SetMetric
 from lit_decom.scores import Column, RowTable, Score
 
 _ROUNDING = 1e-6  # of scores between 0 and 1 in float32
@@ -113,6 +113,16 @@ class _Images:
         known = [(at, self.metrics[name], rows) for at, ((name, _), rows) in enumerate(self.columns.items())]
         return [(at, metric, rows) for at, metric, rows in known if not metric.is_mean]
 
+    @cached_property
+    def compared_sets(self) -> list[tuple[int, SetMetric, tuple[Tensor, Tensor]]]:
+        """Place and metric of each baseline that is compared as a set, and the rows of the better and the worse side."""
+        found = []
+        for at, ((name, explanation), rows) in enumerate(self.columns.items()):
+            metric, own = self.metrics[name], self.columns.get((name, keys.OWN))
+            if isinstance(metric, SetMetric) and explanation != keys.OWN and own is not None:
+                found.append((at, metric, (own, rows) if metric.higher_is_better else (rows, own)))
+        return found
+
     def values(self, index: Tensor) -> Tensor:
         """Value of every column over some of the images, ``(m,)``."""
         values = self.scores[index].nanmean(dim=0)
@@ -158,6 +168,8 @@ def _intervals(images: _Images, index: Tensor) -> _Ends:
     values[images.shares] = share_intervals(images.scores[index][:, images.shares])
     for at, metric, rows in images.statistics:
         values[at] = metric.interval(rows[index])
+    for at, metric, (first, second) in images.compared_sets:
+        differences[at] = metric.difference_interval(first[index], second[index])
     first, second = images.first[index], images.second[index]
     differences[_all_alike(first - second)] = 0.0
     differences[images.shares] = paired_share_intervals(first[:, images.shares], second[:, images.shares])

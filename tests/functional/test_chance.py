@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_decom.functional.chance import center_maps, random_maps, random_orthogonal_basis
+from lit_decom.functional.chance import blob_components, center_maps, random_maps, random_orthogonal_basis
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -122,3 +122,89 @@ def test_a_random_basis_does_not_depend_on_the_cut_into_batches():
     source = generator()
     parts = [random_orthogonal_basis(components[s], source) for s in (slice(0, 2), slice(2, 2), slice(2, 3))]
     torch.testing.assert_close(torch.cat(parts), random_orthogonal_basis(components, generator()))
+
+
+def test_a_frame_of_any_components_is_uniform_in_their_space():
+    """Two maps at an angle of 25 degrees, and one beside them: no direction of their space is preferred."""
+    angle = torch.tensor(25.0).deg2rad()
+    oblique = torch.tensor([[1.0, 0, 0, 0], [angle.cos(), angle.sin(), 0, 0], [0, 0, 1.0, 0]])
+    components = oblique.view(1, 3, 1, 4).expand(4000, 3, 1, 4)
+    turned = random_orthogonal_basis(components, generator()).flatten(2)
+    torch.testing.assert_close(turned @ turned.mT, torch.eye(3).expand(4000, 3, 3), atol=1e-5, rtol=0)
+    assert (turned[:, :, 3].abs() < 1e-6).all(), "outside the space"
+    for row in turned.unbind(dim=1):
+        # of a uniform direction in three dimensions; four standard errors of 4000 draws
+        torch.testing.assert_close(row[:, :3].square().mean(dim=0), torch.full((3,), 1 / 3), atol=0.02, rtol=0)
+        torch.testing.assert_close(row[:, :3].pow(4).mean(dim=0), torch.full((3,), 1 / 5), atol=0.02, rtol=0)
+        torch.testing.assert_close(row[:, :3].mean(dim=0), torch.zeros(3), atol=0.04, rtol=0)
+        assert (row[:, 0] * row[:, 1]).mean().abs() < 0.02
+
+
+def test_components_that_depend_on_one_another_are_turned_within_their_span():
+    components = torch.tensor([[1.0, 0, 0], [0, 2.0, 0], [3.0, 3.0, 0]]).view(1, 3, 1, 3).expand(3000, 3, 1, 3)
+    turned = random_orthogonal_basis(components, generator()).flatten(2)
+    assert (turned[:, :, 2].abs() < 1e-5).all(), "outside the span"
+    norms = torch.tensor([1.0, 2.0, 18**0.5]).expand(3000, 3)
+    torch.testing.assert_close(turned.norm(dim=2), norms, atol=1e-5, rtol=0)
+    shares = (turned[:, :, 0] / norms).square().mean(dim=0)
+    # four standard errors of 3000 squared cosines in a plane
+    torch.testing.assert_close(shares, torch.full((3,), 0.5), atol=0.03, rtol=0)
+
+
+def clumps() -> torch.Tensor:
+    """Three heaps of different weight, far from one another."""
+    maps = torch.zeros(1, 12, 12)
+    maps[0, 0:3, 0:3], maps[0, 0:2, 9:12], maps[0, 9:12, 4:7] = 3.0, 1.0, 2.0
+    return maps
+
+
+def test_blobs_are_the_heaps_of_the_map_heaviest_first():
+    for seed in range(10):
+        blobs = blob_components(clumps(), 3, generator(seed))
+        assert [blob.nonzero().amin(dim=0).tolist() for blob in blobs[0]] == [[0, 0], [9, 4], [0, 9]]
+        assert blobs[0].sum(dim=(1, 2)).tolist() == [27, 18, 6]
+
+
+def test_blobs_cut_a_map_into_compact_pieces_that_add_up_to_it():
+    maps = torch.randn(6, 14, 14, generator=generator(1))
+    blobs = blob_components(maps, 8, generator())
+    torch.testing.assert_close(blobs.sum(dim=1), maps.clamp(min=0))
+    assert ((blobs > 0).sum(dim=1) <= 1).all(), "overlap"
+    sums = blobs.sum(dim=(2, 3))
+    assert (sums[:, :-1] >= sums[:, 1:]).all()
+    places = torch.cartesian_prod(torch.arange(14.0), torch.arange(14.0)).double()
+    flat = blobs.flatten(2).double()
+    centres = flat @ places / flat.sum(dim=2, keepdim=True)
+    distance = (places - centres[:, :, None]).square().sum(dim=3)
+    nearest = distance.argmin(dim=1)
+    own = flat.argmax(dim=1)
+    # Lloyd's algorithm has come to rest: nearly every position lies in the blob whose centre is nearest
+    assert (nearest == own)[maps.flatten(1) > 0].double().mean() > 0.97
+    spread = (flat * distance).sum() / flat.sum()
+    whole = maps.clamp(min=0).flatten(1).double()
+    middle = whole @ places / whole.sum(dim=1, keepdim=True)
+    unspread = (whole * (places - middle[:, None]).square().sum(dim=2)).sum() / whole.sum()
+    assert spread < unspread / 4
+
+
+def test_blobs_depend_on_their_image_and_its_generator_alone():
+    maps = torch.rand(3, 6, 5, generator=generator(4))
+    whole = blob_components(maps, 4, [generator(i) for i in range(3)])
+    assert torch.equal(whole[1:2], blob_components(maps[1:2], 4, [generator(1)]))
+    assert torch.equal(whole * 2, blob_components(maps * 2, 4, [generator(i) for i in range(3)]))
+    before = torch.get_rng_state()
+    maps[1, 2, 2] = torch.nan
+    spoilt = blob_components(maps, 4, [generator(i) for i in range(3)])
+    assert spoilt[1].isnan().all()
+    assert torch.equal(spoilt[[0, 2]], whole[[0, 2]])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_map_with_fewer_positions_than_blobs_has_fewer_of_them():
+    maps = torch.zeros(2, 4, 4)
+    maps[0, 1, 1], maps[0, 3, 3] = 1.0, 2.0
+    blobs = blob_components(maps, 3, generator())
+    assert blobs[0].sum(dim=(1, 2)).tolist() == [2, 1, 0]
+    assert (blobs[1] == 0).all()
+    with pytest.raises(ValueError, match="Expected `k` to be at least 1, but got 0"):
+        blob_components(maps, 0, generator())

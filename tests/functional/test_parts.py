@@ -1,8 +1,16 @@
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from lit_decom.functional.parts import match_parts, part_coverage, part_purity
+from lit_decom.functional.parts import (
+    match_parts,
+    part_agreement,
+    part_average_precision,
+    part_coverage,
+    part_iou,
+    part_purity,
+)
 
 
 def rectangle(rows: slice, columns: slice, value: float = 1.0, size: int = 20) -> Tensor:
@@ -171,5 +179,98 @@ def test_arguments_that_do_not_fit_are_refused():
         match_parts(ossms, critter(), torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="Expected `purity`"):
         match_parts(ossms, critter(), purity="lift")
+    for odd in (0, 255):
+        with pytest.raises(ValueError, match=f"Expected `n_levels` to be even and at least 2, but got {odd}"):
+            part_agreement(ossms, critter(), n_levels=odd)
+    with pytest.raises(ValueError, match="agree in all but the second dimension"):
+        part_agreement(ossms[:, :, :10], critter())
     with pytest.raises(ValueError, match="Expected `min_purity`"):
         part_coverage(match_parts(ossms, critter()), min_purity=90)
+
+
+# ----- how well components outline parts
+
+
+def random_components(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Components of many scales, with values that tie and values below 0, and parts that overlap."""
+    generator = torch.Generator().manual_seed(seed)
+    ossms = torch.randn(3, 4, 9, 7, generator=generator) * torch.tensor([1e-20, 1.0, 30.0, 1e20])[:, None, None]
+    ossms[:, 1] = ossms[:, 1].round()
+    parts = torch.rand(3, 3, 9, 7, generator=generator) < torch.tensor([0.05, 0.2, 0.6])[:, None, None]
+    parts[:, :, 0, 0] = True
+    return ossms, parts
+
+
+def levels_of(component: Tensor, n_levels: int = 256) -> list[int]:
+    top = component.max()
+    return [min(int(max(value, 0.0) / top * n_levels), n_levels - 1) for value in component.flatten()]
+
+
+def average_precision_by_definition(values: list[int], inside: list[bool]) -> float:
+    """Precision at each value, times the recall gained there; pixels of one value are taken together."""
+    found, area = 0.0, 0.0
+    for threshold in sorted(set(values), reverse=True):
+        chosen = [hit for value, hit in zip(values, inside, strict=True) if value >= threshold]
+        area += sum(chosen) / len(chosen) * (sum(chosen) - found) / sum(inside)
+        found = sum(chosen)
+    return area
+
+
+def test_average_precision_and_iou_agree_with_a_loop_over_thresholds_and_with_scikit_learn():
+    ossms, parts = random_components()
+    found = part_agreement(ossms, parts)
+    for b, k, r in torch.cartesian_prod(torch.arange(3), torch.arange(4), torch.arange(3)).tolist():
+        values, inside = levels_of(ossms[b, k]), parts[b, r].flatten().tolist()
+        expected = average_precision_by_definition(values, inside)
+        # sums of float32 over 256 levels
+        assert found.average_precision[b, k, r].item() == pytest.approx(expected, abs=1e-5)
+        assert average_precision_score(inside, values) == pytest.approx(expected, abs=1e-9)
+        above = (ossms[b, k] >= ossms[b, k].max() / 2).flatten().tolist()
+        both = sum(one and other for one, other in zip(above, inside, strict=True))
+        assert found.iou[b, k, r].item() == pytest.approx(both / (sum(above) + sum(inside) - both), abs=1e-6)
+
+
+def test_the_best_component_counts_for_each_part_and_parts_count_alike():
+    ossms, parts = random_components()
+    found = part_agreement(ossms, parts)
+    for table, value in (
+        (found.average_precision, part_average_precision(found)),
+        (found.iou, part_iou(found)),
+    ):
+        by_hand = [sum(max(table[b, k, r].item() for k in range(4)) for r in range(3)) / 3 for b in range(3)]
+        assert value.tolist() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_neither_units_nor_the_cut_into_batches_matter():
+    ossms, parts = random_components()
+    whole = part_agreement(ossms, parts)
+    scaled = part_agreement(ossms * 2.0**10, parts)
+    assert torch.equal(whole.average_precision, scaled.average_precision)
+    single = torch.cat([part_agreement(ossms[i : i + 1], parts[i : i + 1]).iou for i in range(3)])
+    assert torch.equal(whole.iou, single)
+    assert part_agreement(ossms[:0], parts[:0]).iou.shape == (0, 4, 3)
+
+
+def test_rounding_of_a_resized_zero_ranks_nothing():
+    eye = rectangle(slice(7, 9), slice(7, 9))
+    noise = torch.rand(20, 20, generator=torch.Generator().manual_seed(0)) * 1e-7
+    clean, noisy = (part_agreement(each[None, None], critter()).average_precision for each in (eye, eye + noise))
+    torch.testing.assert_close(clean, noisy, rtol=0, atol=1e-6)
+
+
+def test_parts_that_are_not_shown_and_components_that_do_not_exist():
+    eye, tail = rectangle(slice(7, 9), slice(7, 9)), rectangle(slice(10, 14), slice(15, 19))
+    ossms = torch.stack([eye, tail, torch.full((20, 20), torch.nan)]).expand(5, 3, 20, 20).clone()
+    parts = critter().expand(5, 3, 20, 20).clone()
+    parts[1, 2] = False
+    parts[2] = False
+    ossms[3] = 0
+    valid = torch.tensor([[True, True, False]]).expand(5, 3).clone()
+    valid[4, 2] = True
+    found = part_agreement(ossms, parts, valid)
+    assert found.iou[0].tolist() == [[pytest.approx(4 / 100), 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert found.average_precision[0, 2].tolist() == [0, 0, 0]
+    assert found.iou[1, :, 2].isnan().all()
+    assert part_iou(found)[:2].tolist() == pytest.approx([(0.04 + 1 + 1) / 3, (0.04 + 1) / 2])
+    for score in (part_iou, part_average_precision):
+        assert score(found).isnan().tolist() == [False, False, True, True, True]

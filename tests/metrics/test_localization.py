@@ -9,8 +9,6 @@ from lit_decom.metrics.localization import (
     EnergyPointingGame,
     MaskIoU,
     MaxBoxAccuracy,
-    PartCoverage,
-    PartPurity,
     PixelAveragePrecision,
     PointingGame,
     RelevanceRank,
@@ -27,24 +25,20 @@ from tests.helpers.metric_tester import (
 
 
 def everything(n: int = 7) -> Inputs:
-    """Maps that know a little of the object, components that know a little of its parts."""
+    """Maps that know a little of the object."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(n, 12, 16, dtype=torch.bool)
-    parts = torch.zeros(n, 3, 12, 16, dtype=torch.bool)
     boxes = []
     for i in range(n):
         x, y = torch.randint(0, 6, (2,), generator=generator).tolist()
         masks[i, y : y + 5, x : x + 8] = True
         boxes.append(torch.tensor([[x, y, x + 8, y + 5]]))
-        for r in range(3):
-            parts[i, r, y + r : y + r + 2, x + 2 * r : x + 2 * r + 2] = True
     noise = torch.rand(n, 3, 12, 16, generator=generator)
     noise *= torch.linspace(0, 6, n)[:, None, None, None]
     maps = functional.avg_pool2d(masks.float(), 5, stride=1, padding=2) + noise[:, 0]
-    ossms = parts + 0.05 * noise
-    maps[2], ossms[2] = 0, 0  # an image on which every metric is undefined
+    maps[2] = 0  # an image on which every metric is undefined
     labels = torch.randint(0, 3, (n,), generator=generator)
-    return {"maps": maps, "masks": masks, "boxes": boxes, "ossms": ossms, "parts": parts, "labels": labels}
+    return {"maps": maps, "masks": masks, "boxes": boxes, "labels": labels}
 
 
 METRICS = {
@@ -56,8 +50,6 @@ METRICS = {
     PixelAveragePrecision(): ("maps", "masks"),
     MaxBoxAccuracy(n_thresholds=10): ("maps", "boxes"),
     MaxBoxAccuracy(version=1, convention="plain"): ("maps", "boxes"),
-    PartCoverage(min_purity=0.9): ("ossms", "parts"),
-    PartPurity(): ("ossms", "parts"),
 }
 
 
@@ -102,7 +94,6 @@ def test_the_repr_states_every_convention():
     assert repr(MaxBoxAccuracy()) == (
         "MaxBoxAccuracy(version=2, iou_thresholds=(0.3, 0.5, 0.7), n_thresholds=100, convention='wsol')"
     )
-    assert repr(PartCoverage()) == "PartCoverage(min_purity=0.9, purity='balanced')"
 
 
 def test_one_call_of_a_collection_serves_every_metric():
@@ -166,16 +157,3 @@ def test_the_box_threshold_belongs_to_the_images_reduced():
     assert_same(metric.compute(), metric.values.nanmean())
     alone = torch.stack([metric.reduce(metric.rows[i : i + 1]) for i in range(7)])
     assert alone.nanmean() > metric.compute()
-
-
-def test_coverage_on_paper():
-    parts = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
-    parts[0, 0, 0, 0] = parts[0, 1, 2:, 2:] = True
-    ossms = torch.zeros(1, 2, 4, 4)
-    ossms[0, 0, 0, 0] = 1.0
-    ossms[0, 1] = 1.0
-    metric = PartCoverage()
-    metric.update(ossms=ossms, parts=parts)
-    assert metric.compute() == 0.5
-    metric.update(ossms=ossms, parts=parts, valid=torch.tensor([[False, True]]))
-    assert metric.values.tolist() == [0.5, 0]
