@@ -47,7 +47,7 @@ def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
         for title, metric in (
             ("Energy in the mask", "energy_pointing_game"),
             ("Pointing game", "pointing_game"),
-            ("Parts covered", "part_coverage"),
+            ("Parts outlined (average precision)", "part_average_precision"),
             ("Average drop (lower is better)", "average_drop"),
             ("Average gain", "average_gain"),
             ("Gini index", "gini"),
@@ -56,7 +56,8 @@ def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
     strata += [_lines("Images per stratum", prefix, r"count/\w+"), _lines("Gap, right less wrong", prefix, r"\w+/gap")]
     sanity = [
         _lines("Energy in the mask against Grad-CAM and chance", prefix, r"energy_pointing_game/all(/\w+)?"),
-        _lines("Parts covered against a random basis", prefix, r"part_coverage/all(/\w+)?"),
+        _lines("Parts outlined against chance", prefix, r"part_average_precision/all(/\w+)?"),
+        _lines("The same component for a part in every image", prefix, r"fixed_index_part_ap/all(/\w+)?"),
         _lines("What went wrong", prefix, "errors|blank_maps|nonfinite_images|uniform_weights|undefined/.*|dropped/.*"),
         _lines("Seconds per snapshot", prefix, r"seconds(/\w+)?"),
     ]

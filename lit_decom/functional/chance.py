@@ -174,12 +174,21 @@ def _k_means(places: Tensor, weights: Tensor, draws: Tensor, n_iterations: int) 
         distance = (places - centres[-1][:, None]).square().sum(dim=2)
         nearest = distance if len(centres) == 1 else torch.minimum(nearest, distance)
     found = torch.stack(centres, dim=1)
+    owners = _nearest(places, found)
     for _ in range(n_iterations):
-        owners = torch.cdist(places.expand(len(found), -1, -1), found).argmin(dim=2)
-        members = weights[:, :, None] * (owners[:, :, None] == torch.arange(found.shape[1], device=owners.device))
-        mass = members.sum(dim=1)[:, :, None]
-        found = torch.where(mass > 0, members.mT @ places / mass, found)
-    return torch.cdist(places.expand(len(found), -1, -1), found).argmin(dim=2)
+        members = weights[:, None] * (owners[:, None] == torch.arange(found.shape[1], device=owners.device)[:, None])
+        mass = members.sum(dim=2, keepdim=True)
+        found = torch.where(mass > 0, members @ places / mass, found)
+        before, owners = owners, _nearest(places, found)
+        if torch.equal(owners, before):
+            break
+    return owners
+
+
+def _nearest(places: Tensor, centres: Tensor) -> Tensor:
+    """Which of the centres ``(B, k, 2)`` is nearest to each place ``(M, 2)``: ``(B, M)``."""
+    # the squared distance, less that of the place from the origin
+    return (centres.square().sum(dim=2, keepdim=True) - 2 * centres @ places.T).argmin(dim=1)
 
 
 def _orthonormalised(directions: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ class FixedIndexPartAP(_AgreementMetric, SetMetric):
         >>> metric = FixedIndexPartAP()
         >>> metric.update(ossms=torch.stack([one, one.flip(0)]), parts=parts)
         >>> metric.compute(), metric.values
-        (tensor(0.5625), tensor([0.7500, 0.3750]))
+        (tensor(0.5625), tensor([0.5000, 0.6250]))
     """
 
     def __init__(self, n_levels: int = 256, **kwargs: Any) -> None:

@@ -7,10 +7,20 @@ import pytest
 import torch
 
 from lit_decom import Decomposition, Probe, Scoring, keys
-from lit_decom.functional.chance import random_maps, random_orthogonal_basis
+from lit_decom.functional.chance import blob_components, random_maps, random_orthogonal_basis
 from lit_decom.functional.image import upsample
-from lit_decom.methods.base import CAM
-from lit_decom.metrics import Coherency, EnergyPointingGame, Gini, MapStability, PartCoverage
+from lit_decom.methods.base import CAM, METHODS
+from lit_decom.metrics import (
+    Coherency,
+    EnergyPointingGame,
+    FixedIndexPartAP,
+    Gini,
+    MapStability,
+    PartAveragePrecision,
+    PartCoverage,
+    PartInformation,
+    PartIoU,
+)
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.scoring import Scoreboard
 
@@ -123,13 +133,59 @@ def test_every_image_has_a_random_map_of_its_own_seeded_by_its_id():
 def test_the_random_basis_turns_the_components_and_rectifies_afterwards():
     shown, found = probe(4), decomposition(4)
     scored(board(KeptOSSMs(), chance=True), shown, found)
-    own, turned = Kept.shown
+    own, turned, _blobs = Kept.shown
     generators = [generator_of(name) for name in shown.ids]
     expected = random_orthogonal_basis(found.components, generators, found.valid).relu()
     torch.testing.assert_close(turned, upsample(expected, (SIZE, SIZE)).clamp(min=0))
     torch.testing.assert_close(own, found.ossms)
     of_ossms = random_orthogonal_basis(found.ossms, [generator_of(name) for name in shown.ids], found.valid).relu()
     assert not torch.allclose(turned, of_ossms, atol=1e-3)
+
+
+def test_blobs_are_cut_from_grad_cams_map_into_as_many_as_there_are_components():
+    shown, found = probe(4), decomposition(4)
+    scored(board(KeptOSSMs(), chance=True), shown, found)
+    blobs = Kept.shown[-1]
+    map_of_grad_cam = METHODS["grad_cam"]()(capture(shown.images))
+    expected = blob_components(map_of_grad_cam, 3, [generator_of(name) for name in shown.ids])
+    torch.testing.assert_close(blobs, upsample(expected, (SIZE, SIZE)).clamp(min=0))
+
+
+def test_metrics_of_components_and_parts_share_one_comparison(monkeypatch):
+    asked = []
+
+    def counted(kind):
+        compare = kind.compare
+
+        def comparing(self, *args):
+            asked.append(self.shared)
+            return compare(self, *args)
+
+        monkeypatch.setattr(kind, "compare", comparing)
+
+    for kind in (PartAveragePrecision.__bases__[0], PartInformation.__bases__[0]):
+        counted(kind)
+    metrics = [PartAveragePrecision(), PartIoU(), FixedIndexPartAP(), PartInformation(), PartCoverage()]
+    found = scored(board(*metrics, chance=True), probe(10), decomposition(10))
+    assert sorted(asked) == ["agreement"] * 3 + ["match"] * 3, "of the method, of turned components and of blobs"
+    for metric in metrics:
+        name = type(metric).__name__
+        assert {f"{name}/all", f"{name}/all/random_basis", f"{name}/all/blob_components"} <= set(found)
+        assert f"{name}/all/random_map" not in found
+
+
+def test_what_belongs_to_a_set_is_chosen_anew_in_every_draw_of_a_comparison():
+    made, shown, found = board(FixedIndexPartAP(), PartInformation(), chance=True), probe(16), decomposition(16)
+    scores = scored(made, shown, found, alternating(16))
+    table = made.table()
+    for name, metric in made.metrics.items():
+        for stratum in ("all", "correct"):
+            rows = made.strata(table)[stratum]
+            own, other = (table.columns[name, explanation][rows] for explanation in ("", "random_basis"))
+            score = scores[f"{name}/{stratum}/random_basis"]
+            assert score.paired_difference == tuple(metric.difference_interval(own, other).tolist())
+            assert scores[f"{name}/{stratum}"].interval == tuple(metric.interval(own).tolist())
+            assert scores[f"{name}/{stratum}"].value == pytest.approx(metric.reduce(own).item(), abs=1e-6)
 
 
 def test_maps_that_know_nothing_are_scored_once_and_remembered():
