@@ -20,7 +20,7 @@ CHANCE = {
     "random_basis": "randomly turned components",
     "blob_components": "blobs of Grad-CAM's map",
 }
-"""Explanations that know nothing of the image, and what they are called in a sentence."""
+"""Explanations that know nothing of the image, or only where it is explained, and what a sentence calls them."""
 
 _SEPARATOR = "/"
 _OF_CLASS = "class_gain"
