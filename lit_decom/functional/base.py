@@ -67,15 +67,17 @@ def all_finite(rows: Tensor) -> Tensor:
     """Tell which rows hold neither NaN nor infinity, which their extremes show.
 
     Args:
-        rows: ``(B, n)``, n at least 1.
+        rows: ``(B, n)``.
 
     Returns:
-        ``(B,)`` bool.
+        ``(B,)`` bool; True for rows without entries.
 
     Example:
         >>> all_finite(torch.tensor([[0.0, 1.0], [0.0, float("nan")], [float("-inf"), 0.0]]))
         tensor([ True, False, False])
     """
+    if not rows.shape[1]:
+        return rows.new_ones(len(rows), dtype=torch.bool)
     low, high = extremes(rows)
     return low.isfinite() & high.isfinite()
 
