@@ -1,5 +1,6 @@
 """Scoring the explanations of a network as it is, without a Trainer."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 
@@ -7,9 +8,11 @@ from torch import Tensor, nn
 
 from lit_decom import keys
 from lit_decom.evidence.observing import device_of
-from lit_decom.explainer import Explainer
+from lit_decom.explainer import Explained, Explainer
 from lit_decom.isolation import isolated_random_state
+from lit_decom.methods.base import ComponentMethod
 from lit_decom.probe import Probe
+from lit_decom.progress import Advance, counted
 from lit_decom.scores import RowTable, Score
 from lit_decom.scoring import Scoreboard, Scoring
 
@@ -25,6 +28,7 @@ def evaluate(
     class_accuracy: Tensor | None = None,
     new_head: bool = True,
     intervals: bool = True,
+    progress: bool = True,
 ) -> list[Score]:
     """Score the explanations of a network as it is, beside baselines and chance, with intervals.
 
@@ -37,6 +41,7 @@ def evaluate(
         new_head: whether the same network with a head drawn anew is scored, too, on the same images: what explanations
             owe to the features alone.
         intervals: whether every value comes with its interval.
+        progress: whether a bar with the time left is shown, where the standard error is a terminal.
 
     Returns:
         Every score.
@@ -47,23 +52,29 @@ def evaluate(
     explainer = explainer.at(model, next(probe.batches(1)).images.to(device_of(model)))
     metrics = scoring.metrics_for(probe)
     board = Scoreboard(metrics, scoring, strict=True)
-    table = _table(board, model, probe, explainer, class_accuracy)
+    bare = Scoreboard(metrics, replace(scoring, baselines=(), chance=False), strict=True)
+    with counted("explaining", len(probe) * (2 if new_head else 1), shown=progress) as advance:
+        table = _table(board, explainer.pieces(model, probe), explainer.method, class_accuracy, advance)
+        if new_head:
+            pieces = explainer.pieces(with_new_head(model), probe)
+            drawn_anew = _table(bare, pieces, explainer.method, class_accuracy, advance)
     if new_head:
-        bare = Scoreboard(metrics, replace(scoring, baselines=(), chance=False), strict=True)
-        drawn_anew = _table(bare, with_new_head(model), probe, explainer, class_accuracy)
         beside = {(name, NEW_HEAD): drawn_anew.columns[name, keys.OWN] for name in metrics}
         table = replace(table, columns={**table.columns, **beside})
     return board.scores(table, intervals=intervals)
 
 
 def _table(
-    board: Scoreboard, model: nn.Module, probe: Probe, explainer: Explainer, class_accuracy: Tensor | None
+    board: Scoreboard,
+    pieces: Iterable[Explained],
+    method: ComponentMethod,
+    class_accuracy: Tensor | None,
+    advance: Advance,
 ) -> RowTable:
     """Rows of every metric over the whole probe."""
-    for piece in explainer.pieces(model, probe):
-        board.update(
-            piece.probe, piece.capture, piece.decomposition, method=explainer.method, class_accuracy=class_accuracy
-        )
+    for piece in pieces:
+        board.update(piece.probe, piece.capture, piece.decomposition, method=method, class_accuracy=class_accuracy)
+        advance(len(piece.probe))
     table = board.table()
     if table is None:
         raise ValueError("Expected the probe to have at least one image, but got none.")

@@ -13,21 +13,23 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
-from rich.table import Table
 from typing_extensions import override
 
 import lit_decom.data
 import lit_decom.tasks  # noqa: F401 -- classes that have been imported can be named without their module
+from lit_decom import keys
 from lit_decom.callbacks import DecomCAMCallback
 from lit_decom.evidence.layers import TargetLayerError
 from lit_decom.shipped_configs import with_paths
-from lit_decom.tables import score_table
+from lit_decom.tables import SUFFIXES, ScoreTable, write_scores
 
 # What a user can mend: an unknown layer, arguments that do not go together, a missing file or extra.
 EXPECTED_ERRORS = (MisconfigurationException, TargetLayerError, FileNotFoundError, NotADirectoryError)
 _DESCRIPTION = "Train with explanations at every epoch, or look at a checkpoint; `lit-decom --help` lists all commands."
 _SUBCOMMANDS = ("fit", "validate", "test")
-_WIDE = 200
+_FILES = f"a file that ends in {' or '.join(SUFFIXES)}"
+_SCORED = ("validate", "test")
+_WIDE = 100  # of a table in a file or a pipe, which have no screen to fit on
 # By this variable jsonargparse raises its errors instead of ending the process.
 _RAISING = "JSONARGPARSE_DEBUG"
 
@@ -103,18 +105,39 @@ class LitDecomCLI(LightningCLI):
         known = LightningCLI.subcommands()
         return {name: known[name] for name in _SUBCOMMANDS}
 
+    @override
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in _SCORED:
+            parser.add_argument("--output", type=_score_file, help=f"write the scores there, too: {_FILES}")
+            # Lightning's own table has a row for each of some two hundred values.
+            parser.set_defaults(verbose=False)
+        return parser
+
     def after_fit(self) -> None:
         """Say where the run, its pictures and its W&B files are."""
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            Console().print(_outcome(self.trainer))
+            _print_outcome(self.trainer)
 
     def after_validate(self) -> None:
-        """Print the scores with their intervals."""
-        _print_scores(self.trainer)
+        """Print the scores beside chance, and write them where that is asked for."""
+        self._show_scores()
 
     def after_test(self) -> None:
-        """Print the scores with their intervals."""
-        _print_scores(self.trainer)
+        """Print the scores beside chance, and write them where that is asked for."""
+        self._show_scores()
+
+    def _show_scores(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        output = self.config[self.subcommand].output
+        for callback in callbacks_of(self.trainer):
+            snapshot = callback.last_snapshot
+            if snapshot is not None and snapshot.metric_scores:
+                _print_scores(self.trainer, callback)
+                if output is not None:
+                    write_scores(snapshot.metric_scores, output, snapshot.settings)
+                    _console().print(f"scores: {output}", soft_wrap=True, highlight=False, markup=False)
 
 
 def run(words: Sequence[str], *, debug: bool = False) -> None:
@@ -170,31 +193,59 @@ def callbacks_of(trainer: pl.Trainer) -> list[DecomCAMCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, DecomCAMCallback)]  # type: ignore[attr-defined]
 
 
-def _print_scores(trainer: pl.Trainer) -> None:
-    for callback in callbacks_of(trainer):
-        snapshot = callback.last_snapshot
-        if snapshot is not None and snapshot.metric_scores and trainer.is_global_zero:
-            # A table in a file or a pipe has no screen to fit on.
-            console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
-            console.print(score_table(snapshot.metric_scores, caption=str(snapshot.settings["method"])))
+def _score_file(name: str) -> Path:
+    """Refuse what scores cannot be written to, before they are computed."""
+    path = Path(name)
+    if path.suffix not in SUFFIXES or not path.parent.is_dir():
+        raise ValueError(f"Expected {_FILES} in a folder that exists, but got {name!r}.")
+    return path
 
 
-def _outcome(trainer: pl.Trainer) -> Table:
-    table = Table(title="Where things are", show_header=False, title_justify="left", box=None)
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=_WIDE)
+
+
+def _print_scores(trainer: pl.Trainer, callback: DecomCAMCallback) -> None:
+    """Print the snapshot's scores, below what the module itself logged."""
+    snapshot, metrics = callback.last_snapshot, trainer.callback_metrics
+    if snapshot is None:
+        return
+    own = {key: float(metrics[key]) for key in metrics if keys.without_prefix(callback.prefix, key) is None}
+    console = _console()
+    console.print("  ".join(f"{key} {value:.4g}" for key, value in own.items()), highlight=False, markup=False)
+    console.print(ScoreTable(snapshot.metric_scores, caption=str(snapshot.settings["method"])))
+
+
+def _print_outcome(trainer: pl.Trainer) -> None:
+    """Print what a run left behind, each path in a line that nothing cuts: what is copied from there works."""
+    console = Console()
+    rows = list(_outcome(trainer))
+    width = max((len(name) for name, _ in rows), default=0)
+    console.print("Where things are", style="bold")
+    for name, value in rows:
+        # Beside its name where that fits, else below it.
+        fits = 2 + width + 2 + len(value) <= console.width
+        gap = " " * (width + 2 - len(name)) if fits else "\n    "
+        console.print(f"  {name}{gap}{value}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _outcome(trainer: pl.Trainer) -> Iterator[tuple[str, str]]:
     for callback in callbacks_of(trainer):
-        if callback.directory is not None:
+        if callback.last_snapshot is None:
+            yield "snapshots", "none was taken: see the warning above"
+        elif callback.directory is not None:
             path = callback.directory.path
-            table.add_row("run", str(path.parent))
-            table.add_row("records", str(path))
-            table.add_row("pictures", str(path / "pictures"))
+            yield "run", str(path.parent)
+            yield "records", str(path)
+            yield "pictures", str(path / "pictures")
             if callback.report_path is not None:
-                table.add_row("report", str(callback.report_path))
+                yield "report", str(callback.report_path)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             files = Path(logger.experiment.dir).parent
-            table.add_row("W&B files", str(files))
-            table.add_row("", f"look at them with `wandb leet`, upload them with `wandb sync {files}`")
+            yield "W&B files", str(files)
+            yield "look at them", f"wandb leet {files}"
+            yield "upload them", f"wandb sync {files}"
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if best:
-        table.add_row("best checkpoint", best)
-    return table
+        yield "best checkpoint", best

@@ -64,6 +64,8 @@ def run(given: argparse.Namespace) -> None:
         callbacks=[callback],
         limit_val_batches=1.0 if callback.scoring.needs_class_accuracy else 1,
         enable_model_summary=False,
+        enable_progress_bar=False,
         enable_checkpointing=False,
     )
-    Console().print(f"records: {callback.replay(trainer, cli.model, cli.datamodule, folder)}")
+    records = callback.replay(trainer, cli.model, cli.datamodule, folder)
+    Console().print(f"records: {records}", soft_wrap=True, highlight=False, markup=False)

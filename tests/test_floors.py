@@ -12,7 +12,7 @@ import lit_decom
 ROOT = Path(lit_decom.__file__).parent
 # Each floor holds packages and single modules. They may import what is below them, and a package's modules one another.
 FLOORS = (
-    {"functional", "isolation", "keys", "process"},
+    {"functional", "isolation", "keys", "process", "progress"},
     {"models", "probe", "scores"},
     {"evidence"},
     {"methods", "metrics"},

@@ -2,8 +2,8 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -167,6 +167,7 @@ class DecomCAMCallback(pl.Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.last_snapshot is None:
+            self._say_why_none(trainer)
             return
         if trainer.is_global_zero:
             with self._forgiving("draw the gain curves"):
@@ -174,6 +175,16 @@ class DecomCAMCallback(pl.Callback):
         if self.report and self.directory is not None:
             with self._forgiving("write the report"):
                 self.report_path = write_report([self.directory.path])
+
+    def _say_why_none(self, trainer: pl.Trainer) -> None:
+        # A resumed run may have nothing left to train, and a dry run is too short for anything.
+        if not self._history and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            failed = f", of which {self.errors} failed" if self.errors else ""
+            rank_zero_warn(
+                f"DecomCAMCallback took no snapshot: there is one at each validation in every {self.every_n_epochs}. "
+                f"epoch{failed}, and training ended after {trainer.current_epoch}. See `every_n_epochs`, and the "
+                "Trainer's `max_epochs` and `check_val_every_n_epoch`."
+            )
 
     @override
     def on_validation_batch_end(
@@ -267,7 +278,7 @@ class DecomCAMCallback(pl.Callback):
         with self._observer_for(trainer, pl_module) as observer, self._forgiving("explain the probe"):
             if self.scoring.needs_class_accuracy:
                 observer.class_accuracy = self._class_accuracy.accuracy(process)
-            with progress(trainer, len(self._known_probe()), "DecomCAM") as advance:
+            with self._progress(trainer) as advance:
                 self.last_snapshot = observer.observe(
                     pl_module, epoch=epoch, step=step, process=process, advance=advance
                 )
@@ -277,6 +288,10 @@ class DecomCAMCallback(pl.Callback):
                 self._report(trainer, self.last_snapshot)
         self._log(trainer, pl_module, numbers, step)
         self._report_seconds = monotonic() - explained_at
+
+    def _progress(self, trainer: pl.Trainer) -> AbstractContextManager[Callable[[int], None]]:
+        """Give what is told of every piece of the probe that was explained, by its number of images."""
+        return progress(trainer, len(self._known_probe()), "DecomCAM")
 
     @contextmanager
     def _observer_for(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[Observer]:

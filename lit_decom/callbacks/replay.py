@@ -1,8 +1,8 @@
 """Replay: the records that a live callback would have made, from the checkpoints of a run that had none."""
 
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from typing_extensions import override
 from lit_decom.callbacks.decom_cam import DecomCAMCallback
 from lit_decom.callbacks.trainer_access import step_of_checkpoint
 from lit_decom.observer import Observer
+from lit_decom.progress import counted
 
 
 class ReplayCallback(DecomCAMCallback):
@@ -46,14 +47,22 @@ class ReplayCallback(DecomCAMCallback):
                 "With `warm_start` each snapshot begins where the one before ended: these records are those of the run "
                 "itself only if every snapshot of it left a checkpoint here."
             )
-        for step, (path, checkpoint) in sorted(_by_step(folder).items()):
-            try:
-                model.load_state_dict(checkpoint["state_dict"])
-            except RuntimeError as error:
-                raise MisconfigurationException(f"Expected {path} to fit the model, but: {error}") from error
-            self._epoch, self._step = int(checkpoint["epoch"]), step
-            trainer.validate(model, datamodule=datamodule, verbose=False)
+        checkpoints = sorted(_by_step(folder).items())
+        with counted(f"{len(checkpoints)} checkpoints", len(checkpoints)) as self._advance:
+            for step, (path, checkpoint) in checkpoints:
+                try:
+                    model.load_state_dict(checkpoint["state_dict"])
+                except RuntimeError as error:
+                    raise MisconfigurationException(f"Expected {path} to fit the model, but: {error}") from error
+                self._epoch, self._step = int(checkpoint["epoch"]), step
+                trainer.validate(model, datamodule=datamodule, verbose=False)
         return self.dirpath
+
+    @override
+    def _progress(self, trainer: pl.Trainer) -> AbstractContextManager[Callable[[int], None]]:
+        """Move the bar of all checkpoints."""
+        size = len(self._known_probe())
+        return nullcontext(lambda images: self._advance(images / size))
 
     @override
     def _is_due(self, trainer: pl.Trainer) -> bool:

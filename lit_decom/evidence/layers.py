@@ -1,6 +1,8 @@
 """Target layers: finding a submodule by name, and reading its output as an image of channels."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import isclose
 
 from torch import Tensor, nn
@@ -74,7 +76,7 @@ def resolve_layer(model: nn.Module, name: str) -> TargetLayer:
         The layer.
 
     Raises:
-        TargetLayerError: if no submodule, or more than one, goes by that name.
+        TargetLayerError: if no submodule, or more than one, goes by that name; with those spelt alike.
     """
     if (module := _by_path(model, name)) is not None:
         return TargetLayer(name, module)
@@ -84,11 +86,23 @@ def resolve_layer(model: nn.Module, name: str) -> TargetLayer:
         return TargetLayer(matches[0], modules[matches[0]])
     if matches:
         raise TargetLayerError(f"Expected `target_layer` to name one submodule, but {name!r} fits {_listed(matches)}.")
-    candidates = [full for full in modules if full.count(".") <= 2]
+    alike = _spelt_alike(name, modules)
+    outermost = [full for full in modules if full.count(".") <= 1]
     raise TargetLayerError(
         f"Expected `target_layer` to be a submodule of {type(model).__name__}, but got {name!r}. "
-        f"Known ones: {_listed(candidates)}."
+        + (f"Did you mean {' or '.join(alike)}?" if alike else f"The outermost are {_listed(outermost)}.")
     )
+
+
+def _spelt_alike(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Which names, or the ends of which, are spelt nearly like this one; the nearest first."""
+    ends: dict[str, list[str]] = {}
+    for full in known:
+        parts = full.split(".")
+        for start in range(len(parts)):
+            ends.setdefault(".".join(parts[start:]), []).append(full)
+    near = [full for end in get_close_matches(name, ends, n=most) for full in ends[end]]
+    return list(dict.fromkeys(near))[:most]
 
 
 def _by_path(model: nn.Module, name: str) -> nn.Module | None:
@@ -106,7 +120,7 @@ def clean_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
-def _listed(names: list[str], most: int = 30) -> str:
+def _listed(names: list[str], most: int = 10) -> str:
     shown = ", ".join(names[:most])
     return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown
 

@@ -95,7 +95,7 @@ def labelled(labels):
     ("arguments", "words"),
     [
         pytest.param(
-            {"target_layer": "layer4"}, "got 'layer4'. Known ones: first, first.0.*second", id="unknown layer"
+            {"target_layer": "layer4"}, "got 'layer4'. The outermost are first, first.0.*second", id="unknown layer"
         ),
         pytest.param({"target_layer": "0"}, "'0' fits first.0, second.0", id="ambiguous layer"),
         pytest.param(

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -71,17 +73,29 @@ def test_an_ambiguous_name_lists_its_matches():
         resolve_layer(nested(), "stage1")
 
 
-@pytest.mark.parametrize("name", ["stage3", "age2", "", ".stage2", "model.", "stage2.weight"])
-def test_an_unknown_name_lists_candidates(name):
-    with pytest.raises(
-        TargetLayerError, match=rf"of ModuleDict, but got '{name}'\. Known ones: model, model\.stage1, "
-    ):
+@pytest.mark.parametrize(
+    ("name", "alike"),
+    [
+        ("stage3", "model.stage2 or model.stage1 or teacher.stage1"),
+        ("Stage1", "model.stage1 or teacher.stage1 or model.stage2"),
+        ("stage2.weight", "model.stage2"),
+        ("model.stagee2", "model.stage2"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_those_spelt_alike(name, alike):
+    with pytest.raises(TargetLayerError, match=rf"of ModuleDict, but got '{name}'\. Did you mean {re.escape(alike)}"):
         resolve_layer(nested(), name)
 
 
-def test_a_long_list_of_candidates_is_cut():
+@pytest.mark.parametrize("name", ["", "zzz", "."])
+def test_a_name_like_no_other_is_answered_with_the_outermost(name):
+    with pytest.raises(TargetLayerError, match=r"The outermost are model, model\.stage1, .*teacher"):
+        resolve_layer(nested(), name)
+
+
+def test_a_long_list_is_cut():
     network = nn.Sequential(*(nn.Identity() for _ in range(100)))
-    with pytest.raises(TargetLayerError, match=r"Known ones: 0, 1, .*, 29, \.\.\. \(100 in all\)"):
+    with pytest.raises(TargetLayerError, match=r"The outermost are 0, 1, .*, 9, \.\.\. \(100 in all\)"):
         resolve_layer(network, "x")
 
 

@@ -127,7 +127,7 @@ def test_a_network_without_a_grid_is_refused():
 def test_a_name_is_resolved_and_not_run():
     network = nn.ModuleDict({"model": SmallCNN()})
     assert find_target_layer(network, "stage2").name == "model.stage2"
-    with pytest.raises(TargetLayerError, match="Known ones"):
+    with pytest.raises(TargetLayerError, match="The outermost are model"):
         find_target_layer(network, "layer4")
 
 
