@@ -30,6 +30,7 @@ _OWN_COMMANDS = {
 }
 _COMMANDS = (*_LIGHTNING_COMMANDS, *_OWN_COMMANDS)
 _EXIT_USAGE = 2
+_EXIT_PIPE = 141  # as shells have it of a process that a closed pipe ended
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -40,9 +41,19 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: with status 0 after ``--help``; with status 2 if the command cannot be run as it was given, with a
-            message on the standard error. With ``--debug`` the exception behind that message is raised instead.
+            message on the standard error. With ``--debug`` the exception behind that message is raised instead. With
+            status 141 if nobody reads what is printed.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    try:
+        _dispatch(list(sys.argv[1:] if args is None else args))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        sys.exit(_EXIT_PIPE)
+
+
+def _dispatch(words: list[str]) -> None:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     _find_modules_in_working_directory()
@@ -111,6 +122,17 @@ def _explain(name: str, error: BaseException, *, debug: bool) -> NoReturn:
         raise error
     print(f"lit-decom {name}: error: {error}\n(`--debug` shows the traceback.)", file=sys.stderr)
     sys.exit(_EXIT_USAGE)
+
+
+def _reader_has_gone() -> bool:
+    """Tell whether nobody reads the output any more, as in ``lit-decom configs | head``, and close it then."""
+    try:
+        print(flush=True)  # what was lost is no longer in the buffer: only a further byte tells
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _find_modules_in_working_directory() -> None:

@@ -117,7 +117,7 @@ class LitDecomCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where the run, its pictures and its W&B files are."""
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            _print_outcome(self.trainer)
+            print_outcome(self.trainer)
 
     def after_validate(self) -> None:
         """Print the scores beside chance, and write them where that is asked for."""
@@ -136,7 +136,7 @@ class LitDecomCLI(LightningCLI):
             if snapshot is not None and snapshot.metric_scores:
                 _print_scores(self.trainer, callback)
                 if output is not None:
-                    write_scores(snapshot.metric_scores, output, snapshot.settings)
+                    write_scores(snapshot.metric_scores, Path(output), snapshot.settings)
                     _console().print(f"scores: {output}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -193,12 +193,12 @@ def callbacks_of(trainer: pl.Trainer) -> list[DecomCAMCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, DecomCAMCallback)]  # type: ignore[attr-defined]
 
 
-def _score_file(name: str) -> Path:
-    """Refuse what scores cannot be written to, before they are computed."""
+def _score_file(name: str) -> str:
+    """Refuse what scores cannot be written to, before they are computed; a text, as configurations hold."""
     path = Path(name)
     if path.suffix not in SUFFIXES or not path.parent.is_dir():
         raise ValueError(f"Expected {_FILES} in a folder that exists, but got {name!r}.")
-    return path
+    return name
 
 
 def _console() -> Console:
@@ -216,7 +216,7 @@ def _print_scores(trainer: pl.Trainer, callback: DecomCAMCallback) -> None:
     console.print(ScoreTable(snapshot.metric_scores, caption=str(snapshot.settings["method"])))
 
 
-def _print_outcome(trainer: pl.Trainer) -> None:
+def print_outcome(trainer: pl.Trainer) -> None:
     """Print what a run left behind, each path in a line that nothing cuts: what is copied from there works."""
     console = Console()
     rows = list(_outcome(trainer))

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.cli import ReduceLROnPlateau as MonitoredPlateau
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -30,7 +31,7 @@ class ClassificationTask(L.LightningModule):
     Args:
         model: "small_resnet", the name of any classification model of torchvision, or a network that returns logits
             ``(B, num_classes)``.
-        num_classes: Number of classes.
+        num_classes: Number of classes; a data module that has another number is refused before the first step.
         model_args: Further arguments of a model given by name, such as ``width`` of "small_resnet".
         weights: Pretrained weights of a torchvision model, such as "DEFAULT" or "IMAGENET1K_V1"; its last layer is
             replaced by a new one of `num_classes`. None trains from scratch.
@@ -60,6 +61,7 @@ class ClassificationTask(L.LightningModule):
             raise ValueError(f"Expected `label_smoothing` to be at least 0 and less than 1, but got {label_smoothing}.")
         # the state dict holds a network's weights, and functions cannot be loaded from a checkpoint safely
         self.save_hyperparameters(ignore=["optimizer", "scheduler"] + ["model"] * isinstance(model, nn.Module))
+        self.num_classes = num_classes
         self.model = _resolve(model, num_classes, model_args, weights)
         self.optimizer = optimizer
         self.scheduler = scheduler
@@ -68,6 +70,20 @@ class ClassificationTask(L.LightningModule):
         self.train_acc = MulticlassAccuracy(num_classes, average="micro")
         self.val_acc = MulticlassAccuracy(num_classes, average="micro")
         self.test_acc = MulticlassAccuracy(num_classes, average="micro")
+
+    def setup(self, stage: str) -> None:
+        """Compare with the classes of the data, where a data module knows them.
+
+        Raises:
+            MisconfigurationException: if the number of classes differs.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        n_known = getattr(data, "num_classes", None)
+        if isinstance(n_known, int) and n_known != self.num_classes:
+            raise MisconfigurationException(
+                f"Expected `num_classes` to be {n_known}, as many as {type(data).__name__} has, but got "
+                f"{self.num_classes}. On the command line: `--model.init_args.num_classes={n_known}`."
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of images ``(B, 3, H, W)``."""

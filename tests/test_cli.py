@@ -1,17 +1,22 @@
 """The command line as a user meets it: composed files, saved configuration, clear errors."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from argparse import ArgumentError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import WandbLogger
 
+from lit_decom import DecomCAMCallback
 from lit_decom.cli import main
+from lit_decom.fitting import print_outcome
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
@@ -67,15 +72,76 @@ def test_the_quickstart_runs_keeps_its_composed_config_and_says_where_things_are
     assert (directory / "report.html").exists()
 
 
-def test_validate_prints_scores_with_intervals(tmp_path):
+def test_validate_prints_scores_beside_chance_and_writes_them(tmp_path):
     # of fewer than eight images there are no intervals
-    more = quickstart("--trainer.logger=false", "--callback.probe=12")[1:]
+    more = quickstart("--trainer.logger=false", "--callback.probe=12", "--output=scores.json")[1:]
     words = [sys.executable, "-m", "lit_decom", "validate", *more]
     printed = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300).stdout
-    row = next(line for line in printed.splitlines() if "energy_pointing_game" in line and "[" in line)
-    assert row.count("[") >= 3, "an interval for the method, the baseline and chance"
-    for name in ("grad_cam", "random_map", "center_map"):
+    lines = printed.splitlines()
+    row = lines[lines.index("energy_pointing_game ↑") + 1]
+    assert row.count("±") == 4, "the method, the baseline, and two kinds of chance"
+    for name in ("grad_cam", "random_map", "center_map", "✗ DecomCAM is not better", "Defined for no image", "val/acc"):
         assert name in printed
+    assert "decomcam/" not in printed, "no table of everything that is logged"
+    kept = json.loads((tmp_path / "scores.json").read_text())
+    known = {(score["metric"], score["stratum"], score["explanation"]): score for score in kept["scores"]}
+    score = known["energy_pointing_game", "all", "DecomCAM"]
+    assert f"{score['value']:.3f}±" in row
+    assert score["low"] < score["value"] < score["high"]
+    assert kept["settings"]["target_layer"]
+
+
+class Offline(WandbLogger):
+    experiment = SimpleNamespace(dir="runs/wandb/offline-run-20260101_000000-abcdefgh/files")
+
+    def __init__(self):
+        pass
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_path_is_cut_where_a_run_says_where_things_are(monkeypatch, capsys, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    observer = DecomCAMCallback()
+    observer.last_snapshot = object()
+    observer.directory = SimpleNamespace(path=Path("runs/lit-decom/[red]abcdefgh/decomcam"))
+    best = f"runs/{'x' * 90}/epoch=1-pointing=0.437.ckpt"
+    checkpoints = SimpleNamespace(best_model_path=best)
+    print_outcome(SimpleNamespace(callbacks=[observer], loggers=[Offline()], checkpoint_callback=checkpoints))
+    lines = capsys.readouterr().out.splitlines()
+    for whole in (
+        "runs/lit-decom/[red]abcdefgh/decomcam/pictures",
+        "wandb sync runs/wandb/offline-run-20260101_000000-abcdefgh",
+        best,
+    ):
+        assert sum(line.endswith(f" {whole}") for line in lines) == 1, "in one line, to be copied"
+    observer.last_snapshot = None
+    print_outcome(SimpleNamespace(callbacks=[observer], loggers=[], checkpoint_callback=None))
+    assert "none was taken" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["configs"], ["fit", "--help"]], ids=" ".join)
+def test_a_reader_who_goes_is_no_error(words, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "lit_decom", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(120) == 141
+    assert said == ""
+
+
+def test_another_broken_pipe_is_an_error(run, monkeypatch):
+    def broken(_given):
+        raise BrokenPipeError("a socket")
+
+    monkeypatch.setattr("lit_decom.shipped_configs.run", broken)
+    with pytest.raises(BrokenPipeError, match="a socket"):
+        run("configs")
 
 
 def test_replay_of_a_run_without_callback_gives_records(run, tmp_path):
@@ -95,6 +161,7 @@ def test_replay_of_a_run_without_callback_gives_records(run, tmp_path):
         ("--model.class_path=absent.Network", "No module named 'absent'", ArgumentError),
         ("--model.init_args.model=resnet1", "resnet1", MisconfigurationException),
         ("--callback.target_layer=layer9", "layer9", MisconfigurationException),
+        ("--model.init_args.num_classes=7", "--model.init_args.num_classes=8", MisconfigurationException),
         ("--callback.probe=0", "Expected `probe` to be at least 1", MisconfigurationException),
         ("--ckpt_path=absent.ckpt", "absent.ckpt", FileNotFoundError),
     ],
@@ -199,6 +266,8 @@ def test_what_needs_no_network_imports_no_torch(words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["validate", "--output", "scores.txt"], "a file that ends in .json or .csv"),
+        (["test", "--output", "absent/scores.csv"], "in a folder that exists, but got 'absent/scores.csv'"),
         (["report", "nowhere"], "lit-decom report: error: Expected nowhere to be a run directory"),
         (["replay", "nowhere"], "lit-decom replay: error: Expected CKPT_DIR to be a folder of checkpoints"),
         (["replay"], "CKPT_DIR"),

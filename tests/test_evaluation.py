@@ -1,10 +1,7 @@
 """Scores against baselines and chance, on a network whose explanations are known on paper."""
 
-import io
-
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 from lit_decom import DecomCAM, Explainer, Probe, Scoring, capture
@@ -21,10 +18,8 @@ from lit_decom.metrics import (
     PartCoverage,
     PointingGame,
 )
-from lit_decom.scores import Score, numbers_of
+from lit_decom.scores import numbers_of
 from lit_decom.scoring import default_metrics, metric_key
-from lit_decom.tables import score_table
-from tests.helpers.modules import CLASSES
 from tests.helpers.networks import SmallCNN, seeded
 
 
@@ -166,20 +161,6 @@ def test_what_does_not_fit_is_named(metrics, options, told):
 def test_a_metric_without_its_masks_is_named():
     with pytest.raises(ValueError, match="`parts` for the metric 'part_coverage'"):
         Scoring([PartCoverage()]).metrics_for(probe())
-
-
-def test_the_table_marks_what_is_not_beaten():
-    rows = [
-        Score("gini", "all", "", 0.5, 12, 1, (0.4, 0.6)),
-        Score("gini", "all", "random_map", 0.3, 12, 0, (0.2, 0.4), (0.1, 0.3)),
-        Score("gini", "all", "grad_cam", 0.5, 12, 0, (0.4, 0.6), (-0.1, 0.1)),
-    ]
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(score_table(rows, caption=str(CLASSES)))
-    line = next(line for line in console.export_text().splitlines() if "gini" in line)
-    assert "12 (1 undefined)" in line
-    assert "0.300 [0.200, 0.400]" in line
-    assert line.count("✗") == 1
 
 
 # ----- metrics that explain the masked image

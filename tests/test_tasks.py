@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 import torchvision
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, ReduceLROnPlateau
 from torch import nn
@@ -342,3 +343,18 @@ def test_the_small_network_learns_the_built_in_data_within_its_epochs(monkeypatc
     )
     cli.trainer.fit(cli.model, cli.datamodule)
     assert cli.trainer.callback_metrics["val/acc"] > least
+
+
+def test_a_number_of_classes_that_is_not_the_datas_is_refused_before_the_first_step(tmp_path):
+    data = CrittersDataModule(n_train=8, n_val=8, n_test=8, image_size=32, batch_size=4)
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    task = ClassificationTask(Fixed(10), num_classes=10)
+    for run in (trainer.fit, trainer.validate, trainer.test):
+        with pytest.raises(MisconfigurationException, match=r"`num_classes` to be 8, as .* CrittersData.*got 10\."):
+            run(task, datamodule=data)
+    assert trainer.global_step == 0
+    # Loaders do not know.
+    trainer.validate(task, data.val_dataloader(), verbose=False)

@@ -179,11 +179,11 @@ class DecomCAMCallback(pl.Callback):
     def _say_why_none(self, trainer: pl.Trainer) -> None:
         # A resumed run may have nothing left to train, and a dry run is too short for anything.
         if not self._history and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            failed = f", of which {self.errors} failed" if self.errors else ""
+            failed = f", and {self.errors} attempts failed" if self.errors else ""
             rank_zero_warn(
-                f"DecomCAMCallback took no snapshot: there is one at each validation in every {self.every_n_epochs}. "
-                f"epoch{failed}, and training ended after {trainer.current_epoch}. See `every_n_epochs`, and the "
-                "Trainer's `max_epochs` and `check_val_every_n_epoch`."
+                f"DecomCAMCallback took no snapshot in {trainer.current_epoch} epochs: `every_n_epochs` is "
+                f"{self.every_n_epochs}, the Trainer's `check_val_every_n_epoch` {trainer.check_val_every_n_epoch}"
+                f"{failed}."
             )
 
     @override

@@ -231,11 +231,14 @@ def progress(trainer: pl.Trainer, total: int, description: str) -> Iterator[Call
     bar = trainer.progress_bar_callback
     if isinstance(bar, RichProgressBar) and bar.progress is not None and bar.is_enabled:
         lines = bar.progress
-        task = lines.add_task(description, total=total)
+        task = next((task.id for task in lines.tasks if task.description == description), None)
+        task = lines.add_task(description, visible=False) if task is None else task
+        lines.reset(task, total=total, visible=True)
         try:
             yield lambda images: lines.update(task, advance=images, refresh=True)
         finally:
-            lines.remove_task(task)
+            # Hidden and not removed: Lightning 2.5 finds its own tasks by their place in the list.
+            lines.update(task, visible=False)
     elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
         with Tqdm(total=total, desc=description, leave=False, position=2, unit="image") as line:
 

@@ -298,3 +298,12 @@ def test_the_run_file_says_how_the_numbers_came_to_be(tmp_path):
     assert settings["probe_digest"] == probe().digest
     assert settings["torch"] == torch.__version__
     assert settings["every_n_epochs"] == 1
+
+
+def test_a_run_without_a_snapshot_says_why(tmp_path):
+    with pytest.warns(UserWarning, match=r"no snapshot in 2 epochs: `every_n_epochs` is 3, .*_n_epoch` 1\.$"):
+        fit(tmp_path, callback(every_n_epochs=3), max_epochs=2)
+    observer = callback(every_n_epochs=2)
+    assert len(fit(tmp_path, observer, max_epochs=2).callback_metrics) > 2, "no warning where there is one"
+    # A dry run is too short for it.
+    fit(tmp_path, callback(every_n_epochs=3), fast_dev_run=True)

@@ -4,6 +4,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from lit_decom.data import ImageFolderDataModule
+from lit_decom.probe import Probe
+from lit_decom.scoring import Scoring
 
 COLOURS = {"cat": (200, 0, 0), "dog": (0, 200, 0), "elk": (0, 0, 200)}
 
@@ -96,7 +98,67 @@ def test_mean_and_std_default_to_those_of_imagenet(tmp_path):
     assert module(tmp_path).std.tolist() == pytest.approx([0.229, 0.224, 0.225])
 
 
+def with_masks(tmp_path, counts, size=(30, 20), suffix=".png"):
+    """Images with their left half as the object."""
+    root = fill(tmp_path / "images", counts, size)
+    for path in root.rglob("*.png"):
+        mask = Image.new("L", size)
+        mask.paste(7, (0, 0, size[0] // 2, size[1]))
+        at = (tmp_path / "masks" / path.relative_to(root)).with_suffix(suffix)
+        at.parent.mkdir(parents=True, exist_ok=True)
+        mask.save(at)
+    return root
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+def test_masks_lie_beside_the_images_and_move_with_them(tmp_path, suffix):
+    root = with_masks(tmp_path, {"cat": 4, "dog": 4}, suffix=suffix)
+    data = module(root, masks=tmp_path / "masks", val_fraction=0.5)
+    for _, target in data.val_dataset:
+        # The central 20 of 30 columns become 16: the object's border is where it was, in the middle.
+        assert target["masks"].dtype == torch.bool
+        assert target["masks"][0].float().mean(dim=0).tolist() == [1.0] * 8 + [0.0] * 8
+    assert all(set(target) == {"label"} for _, target in data.train_dataset)
+    assert all(set(target) == {"label"} for _, target in module(root, val_fraction=0.5).val_dataset)
+
+
+def test_masks_turn_on_the_scores_that_need_them(tmp_path):
+    data = module(with_masks(tmp_path, {"cat": 4, "dog": 4}), masks=tmp_path / "masks", val_fraction=0.5)
+    probe = Probe.from_dataset(data.val_dataset, 4)
+    assert probe.masks.flatten(1).float().mean(dim=1).tolist() == [0.5] * 4
+    assert {"energy_pointing_game", "mask_iou"} <= set(Scoring().metrics_for(probe))
+
+
+@pytest.mark.parametrize(
+    ("mode", "ink"), [("1", 1), ("L", 1), ("P", 3), ("RGB", (0, 0, 1)), ("RGBA", (1, 0, 0, 255)), ("LA", (1, 255))]
+)
+def test_a_mask_is_whatever_is_not_zero(tmp_path, mode, ink):
+    root = with_masks(tmp_path, {"cat": 2})
+    for path in (tmp_path / "masks").rglob("*.png"):
+        mask = Image.new(mode, (30, 20), {"RGBA": (0, 0, 0, 255), "LA": (0, 255)}.get(mode, 0))
+        mask.paste(ink, (0, 0, 15, 20))
+        mask.save(path)
+    (_, target), *_ = module(root, masks=tmp_path / "masks", val_fraction=0.5).val_dataset
+    assert target["masks"].float().mean() == 0.5
+
+
 class TestErrorsNameTheRemedy:
+    def test_no_mask(self, tmp_path):
+        root = with_masks(tmp_path, {"cat": 4})
+        for path in (tmp_path / "masks").rglob("*.png"):
+            path.rename(path.with_suffix(".jpg"))
+        with pytest.raises(FileNotFoundError, match=r"for each of 2 images, but 2 have none, .*masks/cat/\d\.png"):
+            module(root, masks=tmp_path / "masks", val_fraction=0.5).setup("fit")
+
+    def test_a_mask_of_another_size(self, tmp_path):
+        root = with_masks(tmp_path, {"cat": 2})
+        for path in (tmp_path / "masks").rglob("*.png"):
+            Image.new("L", (20, 30)).save(path)
+        with pytest.raises(
+            ValueError, match=r"to be \(20, 30\) pixels high and wide, as its image, but got \(30, 20\)"
+        ):
+            module(root, masks=tmp_path / "masks", val_fraction=0.5).val_dataset[0]
+
     def test_no_root(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"Expected `root` to be a folder with images.*nowhere"):
             module(tmp_path / "nowhere").setup("fit")
