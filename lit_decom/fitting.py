@@ -1,7 +1,9 @@
 """LightningCLI with DecomCAMCallback attached: what ``fit``, ``validate`` and ``test`` parse and run."""
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,8 +149,21 @@ def run(words: Sequence[str], *, debug: bool = False) -> None:
         words: the command and its options.
         debug: whether a wrong option raises, where it otherwise ends the process with a message.
     """
+    _hush()
     with parsing(words, debug=debug):
         LitDecomCLI(**cli_settings("lit-decom"), save_config_callback=KeepConfig)
+
+
+def _hush() -> None:
+    """Leave out what Lightning says to its own developers, and its advertisement."""
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    if _is_no_tip not in logger.filters:
+        logger.addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: " not in str(record.msg)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def counted(what: str, total: float, *, shown: bool = True) -> Iterator[Advance]
     Yields:
         What moves the bar by as much as was done.
     """
-    line = "{desc} {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left"
+    line = "{desc}: {percentage:3.0f} %, {remaining} left |{bar}|"
     disable = None if shown else True  # None: unless it is a terminal
     with tqdm(total=total, desc=what, leave=False, disable=disable, dynamic_ncols=True, bar_format=line) as bar:
 

@@ -215,10 +215,13 @@ def fault(request, monkeypatch):
 def test_an_error_ends_no_training_and_is_warned_about_once_and_counted(tmp_path, fault):
     module = tiny()
     observer = callback(strict=False)
-    with pytest.warns(UserWarning, match="DecomCAMCallback could not") as warned:
+    with pytest.warns(UserWarning, match=r"DecomCAMCallback (could not|took no)") as warned:
         run = fit(tmp_path / "watched", observer, module=module, max_epochs=3)
     messages = [str(entry.message) for entry in warned if "could not" in str(entry.message)]
     assert len(messages) == 1
+    none = [str(entry.message) for entry in warned if "no snapshot in 3 epochs" in str(entry.message)]
+    assert len(none) == (fault == "explain the probe")
+    assert all(message.endswith("and 3 attempts failed.") for message in none)
     assert f"could not {fault}: OSError: [Errno 28] No space left on device" in messages[0]
     assert "`strict=True`" in messages[0]
     # The curves are drawn once, when the last value has been logged.
