@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,7 +213,7 @@ def _score_file(name: str) -> str:
     """Refuse what scores cannot be written to, before they are computed; a text, as configurations hold."""
     path = Path(name)
     if path.suffix not in SUFFIXES or not path.parent.is_dir():
-        raise ValueError(f"Expected {_FILES} in a folder that exists, but got {name!r}.")
+        raise ArgumentTypeError(f"Expected {_FILES} in a folder that exists, but got {name!r}.")
     return name
 
 

@@ -119,10 +119,10 @@ def test_no_path_is_cut_where_a_run_says_where_things_are(monkeypatch, capsys, w
     assert "none was taken" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["configs"], ["fit", "--help"]], ids=" ".join)
-def test_a_reader_who_goes_is_no_error(words, tmp_path):
+@pytest.mark.parametrize("flags", [["-u"], []], ids=["unbuffered", "buffered"])
+def test_a_reader_who_goes_is_no_error(flags, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "lit_decom", *words],
+        [sys.executable, *flags, "-m", "lit_decom", "configs"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,6 +1,7 @@
 """The bar of long work: on a terminal, and nowhere else."""
 
 import io
+import sys
 
 import pytest
 
@@ -21,8 +22,6 @@ def test_the_time_left_is_shown_on_a_terminal_unless_it_is_not_wanted(monkeypatc
     with counted("3 checkpoints", 3, shown=shown) as advance:
         for _ in range(6):
             advance(0.5)
-    import sys
-
     written = sys.stderr.getvalue()
     assert ("3 checkpoints:   0 %, ? left" in written) is drawn
     assert bool(written) is drawn
