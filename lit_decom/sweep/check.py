@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -9,18 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_decom.sweep.errors import SweepError, near, tail
-from lit_decom.sweep.files import read_json, write_json
-from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE, at, filled, fit_words, overrides
+from lit_decom.sweep.program import at, filled, fit_words, overrides
 from lit_decom.sweep.space import covering_points, nested
-from lit_decom.sweep.spec import Objective, Sweep
-from lit_decom.sweep.trials import read_lines, run_watched
+from lit_decom.sweep.spec import Sweep
+from lit_decom.sweep.trial import read_lines, run_watched
 
-# The callback's arguments that the check reads or sets: the only place that knows where they stand in a configuration.
-_CALLBACK_KEYS = {
-    "report": "callback.report",
-    "n_images": "callback.log.n_images",
-    "every_n_epochs": "callback.every_n_epochs",
-}
 # One batch of each, and nothing that outlives the dry trial.
 _DRY = {
     "trainer.max_epochs": 1,
@@ -29,9 +23,9 @@ _DRY = {
     "trainer.num_sanity_val_steps": 0,
     "trainer.logger": False,
     "trainer.enable_model_summary": False,
-    _CALLBACK_KEYS["report"]: False,
-    _CALLBACK_KEYS["n_images"]: 0,
-    _CALLBACK_KEYS["every_n_epochs"]: 1,
+    "callback.report": False,
+    "callback.log.n_images": 0,
+    "callback.every_n_epochs": 1,
 }
 
 
@@ -49,24 +43,16 @@ def check_parameters(sweep: Sweep) -> Mapping[str, Any]:
     """
     if fit_words(sweep.command) is None:
         return {}
-    with tempfile.TemporaryDirectory() as folder:
-        composed = _parse_point(sweep, {}, Path(folder))
-        known = _known_keys(composed)
-        for point in covering_points(sweep.parameters):
-            try:
-                _parse_point(sweep, nested(sweep.parameters, point), Path(folder))
-            except SweepError as error:
-                unknown = [
-                    p.name
-                    for p in sweep.parameters
-                    if p.varies or p.choices
-                    if not _is_known(p.path[0], composed, known)
-                ]
-                hints = [f"There is no `{name}`.{near(name, known)}" for name in unknown]
-                message = "\n".join(
-                    [f"Expected `lit-decom fit` to accept the parameters {point}, but:", str(error), *hints]
-                )
-                raise SweepError(message) from error
+    composed = _compose(sweep, {})
+    known = _known_keys(composed)
+    for point in covering_points(sweep.parameters):
+        try:
+            _compose(sweep, nested(sweep.parameters, point))
+        except SweepError as error:
+            unknown = [p.path[0] for p in sweep.parameters if not _is_known(p.path[0], composed, known)]
+            hints = [f"There is no `{name}`.{near(name, known)}" for name in dict.fromkeys(unknown)]
+            lines = [f"Expected `lit-decom fit` to accept the parameters {point}, but:", str(error), *hints]
+            raise SweepError("\n".join(lines)) from error
     return composed
 
 
@@ -84,21 +70,15 @@ def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> dict[str, bool | Non
         SweepError: if the trial fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        point = covering_points(sweep.parameters)[0]
-        config = nested(sweep.parameters, point) | overrides(sweep, directory, composed) | _DRY
+        directory = Path(folder).resolve()
+        config = nested(sweep.parameters, covering_points(sweep.parameters)[0])
+        config |= overrides(sweep, directory, composed) | _DRY
         config = {key: value for key, value in config.items() if not key.startswith("trainer.logger.")}
-        write_json(directory / "config.json", config)
-        words = filled(sweep, config, directory / "config.json")
-        code, _ = run_watched(words, directory, threads=1, ended_by=lambda: False, stopping=threading.Event())
+        code, _ = run_watched(sweep, config, directory, threads=1, ended_by=lambda: False, stopping=threading.Event())
         if code:
             log = tail(directory / "log.txt")
             raise SweepError(f"Expected a dry trial of one batch to run, but it ended with status {code}:\n{log}")
-        directions: dict[str, bool | None] = dict.fromkeys(
-            name for line in read_lines(directory / METRICS_FILE) for name in line["values"]
-        )
-        directions.update((read_json(directory / FACTS_FILE) or {}).get("directions", {}))
-        return directions
+        return {name: more for line in read_lines(directory) for name, more in line.get("directions", {}).items()}
 
 
 def check_objectives(sweep: Sweep, directions: Mapping[str, bool | None]) -> None:
@@ -112,40 +92,17 @@ def check_objectives(sweep: Sweep, directions: Mapping[str, bool | None]) -> Non
         SweepError: if an objective is not logged, or its goal is against the metric's own.
     """
     for objective in sweep.objectives:
-        _refuse_silent(objective, set(directions))
-        _refuse_contradicting(objective, directions[objective.name])
-
-
-def _refuse_silent(objective: Objective, possible: set[str]) -> None:
-    if objective.name not in possible:
-        hint = near(objective.name, possible) or f" Logged are {', '.join(sorted(possible)[:12])}, and others."
-        raise SweepError(f"Expected the metric to be logged by a trial, but nothing logs `{objective.name}`.{hint}")
-
-
-def _refuse_contradicting(objective: Objective, more_is_better: bool | None) -> None:
-    goal = "maximize" if more_is_better else "minimize"
-    if more_is_better is not None and objective.goal != goal:
-        better = "more" if more_is_better else "less"
-        raise SweepError(
-            f"Expected the goal of `{objective.name}` to be {goal}, since {better} is better, but got {objective.goal}."
-        )
-
-
-def _parse_point(sweep: Sweep, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Compose the configuration of a trial."""
-    file = folder / "point.json"
-    write_json(file, dict(config))
-    return parse(filled(sweep, config, file, fit_words(sweep.command)))
+        name, goal = objective.name, objective.goal
+        if name not in directions:
+            hint = near(name, directions) or f" Logged are {', '.join(sorted(directions)[:12])}, and others."
+            raise SweepError(f"Expected the metric to be logged by a trial, but nothing logs `{name}`.{hint}")
+        right, better = ("maximize", "more") if directions[name] else ("minimize", "less")
+        if directions[name] is not None and goal != right:
+            raise SweepError(f"Expected the goal of `{name}` to be {right}, since {better} is better, but got {goal}.")
 
 
 def parse(words: list[str]) -> dict[str, Any]:
-    """Compose a configuration as ``lit-decom fit`` does, without making anything of it.
-
-    Args:
-        words: after ``fit``.
-
-    Returns:
-        The configuration as nested mappings.
+    """Compose a configuration as ``lit-decom fit`` does from the words after it, without making anything of it.
 
     Raises:
         SweepError: with the parser's own message.
@@ -164,11 +121,7 @@ def parse(words: list[str]) -> dict[str, Any]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            Composer(
-                **cli_settings("lit-decom"),
-                save_config_callback=None,
-                args=["fit", *words],
-            )
+            Composer(**cli_settings("lit-decom"), save_config_callback=None, args=["fit", *words])
     except Composed as composed:
         plain: dict[str, Any] = _plain(composed.args[0]["fit"])
         return plain
@@ -178,30 +131,31 @@ def parse(words: list[str]) -> dict[str, Any]:
     raise SweepError("Expected `command` to hold `lit-decom fit` and its options, but there was nothing to compose.")
 
 
+def _compose(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "point.json"
+        file.write_text(json.dumps(dict(config)))
+        return parse(filled(sweep, config, file, fit_words(sweep.command)))
+
+
 def _plain(value: Any) -> Any:
-    """Namespaces as mappings."""
+    """Namespaces as mappings, and what JSON does not know as text."""
     if hasattr(value, "as_dict"):
         value = value.as_dict()
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    return value
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _known_keys(config: Mapping[str, Any], above: str = "") -> set[str]:
     """Every dotted key of a configuration, branches included."""
-    found = set()
-    for key, value in config.items():
-        found.add(f"{above}{key}")
-        if isinstance(value, Mapping):
-            found |= _known_keys(value, f"{above}{key}.")
-    return found
+    below = (_known_keys(value, f"{above}{key}.") for key, value in config.items() if isinstance(value, Mapping))
+    return {f"{above}{key}" for key in config}.union(*below)
 
 
 def _is_known(name: str, composed: Mapping[str, Any], known: set[str]) -> bool:
     """Whether a key exists, or may exist below one that is empty."""
-    if name in known:
-        return True
     parent = name.rpartition(".")[0]
-    return bool(parent) and parent in known and at(composed, parent) is None
+    return name in known or (parent in known and at(composed, parent) is None)

@@ -1,22 +1,19 @@
-"""``lit-decom sweep run`` and ``lit-decom sweep show``."""
+"""``lit-decom sweep run``, ``sweep worker`` and ``sweep show``."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from lit_decom.sweep.errors import SweepError
-from lit_decom.sweep.online import run_online
-from lit_decom.sweep.run import SweepOptions, run_sweep
-from lit_decom.sweep.show import read_kept, show_sweep
-from lit_decom.sweep.spec import read_sweep
 
 _EPILOG = """\
-The same command goes on with a sweep that was killed: at most the trials that were running are run again. Started
-twice on one directory, it works on the same trials from both sides. Several machines share a sweep either by a --dir
-that they all see, or, with optuna, by a --storage that they all reach, such as postgresql://user@host/name, each with
-a --dir of its own; `lit-decom sweep show DIR --storage ...` then shows the trials of all of them.
+The same command goes on with a sweep that was killed: what was running then is run again once it has shown no sign of
+life for a minute. Started twice on one directory, it works on the same trials from both sides. On many machines, name
+a database that all reach with --storage, such as postgresql://user@host/name, and start `lit-decom sweep worker
+--storage URL` on each, under any scheduler; with --jobs 0 this command itself trains nothing.
 The environment variable LIT_DECOM_TRIAL holds a trial's directory. A program other than `lit-decom fit` writes
 there, to metrics.jsonl, one line like {"epoch": 0, "values": {"val/acc": 0.9}} after each validation.
 """
@@ -26,24 +23,45 @@ _EXIT_INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the commands ``run`` and ``show`` of ``lit-decom sweep`` to its parser."""
+    """Add the commands ``run``, ``worker`` and ``show`` of ``lit-decom sweep`` to its parser."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
-    _add_run(
-        actions.add_parser(
-            "run",
-            help="run the trials of a sweep's file, or go on with them",
-            epilog=_EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    run = actions.add_parser(
+        "run",
+        help="run the trials of a sweep's file, or go on with them",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    run.add_argument("file", type=Path, help="in W&B's sweep format, or the name of a shipped one")
+    run.add_argument(
+        "--backend", choices=("optuna", "grid", "random"),
+        help="who chooses the trials (default: by the file's `method`, optuna for bayes)",
+    )  # fmt: skip
+    run.add_argument(
+        "--n_trials", "--n-trials", type=int,
+        help="over all workers (default: the file's run_cap, else a whole grid or 20)",
+    )  # fmt: skip
+    run.add_argument("--seed", type=int, default=0, help="of draws and samplers (default: %(default)s)")
+    run.add_argument("--no_check", "--no-check", dest="check", action="store_false", help="make no dry trial")
+    worker = actions.add_parser("worker", help="join a sweep that runs, on any machine that reaches its storage")
+    worker.add_argument("--study", help="its name, where the storage has several")
+    for command in (run, worker):
+        command.add_argument("--jobs", type=int, default=1, help="trials at once; they share the cores (default: 1)")
+        command.add_argument("--dir", type=Path, help="where the trials are kept (default: runs/sweeps/<name>)")
+        command.add_argument(
+            "--storage", required=command is worker, metavar="URL",
+            help="database of the study, such as postgresql://user@host/name (`run` has SQLite in --dir without it)",
+        )  # fmt: skip
+        command.add_argument(
+            "--heartbeat", type=int, default=10, metavar="SECONDS",
+            help="between a trial's signs of life; after six without, it is run again (default: %(default)s)",
+        )  # fmt: skip
     show = actions.add_parser("show", help="print the trials, draw the front, choose one")
     show.add_argument("dir", type=Path, help="of the sweep")
     show.add_argument("--eps", type=float, default=0.01, help="margin of the further objectives (default: %(default)s)")
-    show.add_argument("--storage", help="of the study, where trials ran on machines that do not share the directory")
 
 
 def run(given: argparse.Namespace) -> None:
-    """Run a sweep or show one.
+    """Run a sweep, join one or show one.
 
     Args:
         given: what the parser of :func:`add_arguments` returned.
@@ -52,55 +70,24 @@ def run(given: argparse.Namespace) -> None:
         SweepError: if the sweep cannot be run or shown.
         SystemExit: with status 130 on an interruption.
     """
+    # Optuna and its database take a while to import; help does without them.
+    from lit_decom.sweep.run import Options, join_sweep, run_sweep
+    from lit_decom.sweep.show import read_kept, show_sweep
+
+    console = Console()
+    if given.action == "show":
+        show_sweep(read_kept(given.dir), given.eps, console)
+        return
+    # Schedulers end a job like this; what it ran is in line again at once.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    shared = {"jobs": given.jobs, "directory": given.dir, "storage": given.storage, "heartbeat": given.heartbeat}
     try:
-        if given.action == "run":
-            _run(given)
+        if given.action == "worker":
+            path = join_sweep(Options(**shared), given.study, console)
         else:
-            show_sweep(read_kept(given.dir, given.storage), given.eps, Console())
+            options = Options(given.file, given.backend, given.n_trials, seed=given.seed, check=given.check, **shared)
+            path = run_sweep(options, console)
     except KeyboardInterrupt:
         print("lit-decom sweep: interrupted; the same command goes on with what is left.", file=sys.stderr)
         sys.exit(_EXIT_INTERRUPTED)
-
-
-def _run(given: argparse.Namespace) -> None:
-    if given.backend == "wandb":
-        read_sweep(given.file)
-        print(run_online(given.file, given.n_trials, given.jobs))
-        return
-    options = SweepOptions(
-        file=given.file,
-        backend=given.backend,
-        n_trials=given.n_trials,
-        jobs=given.jobs,
-        directory=given.dir,
-        storage=given.storage,
-        seed=given.seed,
-        check=given.check,
-    )
-    path = run_sweep(options, Console())
-    Console().print(f"look at it with `lit-decom sweep show {path}`", highlight=False, soft_wrap=True)
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="in W&B's sweep format")
-    parser.add_argument(
-        "--backend", choices=("optuna", "grid", "random", "wandb"),
-        help="who chooses the trials (default: by the file's `method`, optuna for bayes); wandb needs an account",
-    )  # fmt: skip
-    parser.add_argument(
-        "--n_trials",
-        "--n-trials",
-        type=int,
-        help="over all workers (default: the file's run_cap, else a whole grid or 20)",
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="trials at once; they share the cores (default: %(default)s)"
-    )
-    parser.add_argument("--dir", type=Path, help="where the trials are kept (default: runs/sweeps/<name of the file>)")
-    parser.add_argument(
-        "--storage", help="of Optuna's study: a database's address, or a journal file (default: in --dir)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of draws and samplers (default: %(default)s)")
-    parser.add_argument(
-        "--no_check", "--no-check", dest="check", action="store_false", help="make no dry trial beforehand"
-    )
+    console.print(f"look at it with `lit-decom sweep show {path}`", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lit_decom.sweep.selection import Choice
 from lit_decom.sweep.spec import Objective
-from lit_decom.sweep.trials import Outcome, Reading
+from lit_decom.sweep.trial import Outcome, Reading, plain_text
 
 _BOTH = ": best, last"
 _CHOSEN, _FRONT, _OTHER, _OUT = "#c0392b", "#1f618d", "#7f8c8d", "#d5d8dc"
@@ -20,8 +20,7 @@ _CHOSEN, _FRONT, _OTHER, _OUT = "#c0392b", "#1f618d", "#7f8c8d", "#d5d8dc"
 def outcome_rows(outcomes: Sequence[Outcome], objectives: Sequence[Objective], choice: Choice) -> list[dict[str, str]]:
     """Lay outcomes out as texts by column, the best by the first objective first, trials without a value last."""
     first = objectives[0]
-    names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.params))
-    short = short_names(names)
+    short = short_names(list(dict.fromkeys(name for outcome in outcomes for name in outcome.params)))
 
     def rank(outcome: Outcome) -> tuple[bool, float]:
         reading = outcome.readings.get(first.name)
@@ -29,25 +28,18 @@ def outcome_rows(outcomes: Sequence[Outcome], objectives: Sequence[Objective], c
 
     rows = []
     for outcome in sorted(outcomes, key=rank):
-        row = {"trial": str(outcome.number), "state": outcome.state, "": role_of(outcome, choice)}
+        number = outcome.number
+        roles = dict.fromkeys(choice.front, "on the front") | dict.fromkeys(choice.tied, "tied with it")
+        roles[choice.chosen.number] = "chosen"
+        row = {"trial": str(number), "state": outcome.state, "": roles.get(number, "")}
         for objective in objectives:
             reading = outcome.readings.get(objective.name)
             row[objective.name] = value_text(reading)
             row[f"{objective.name}{_BOTH}"] = "-" if reading is None else f"{reading.best:.4g}, {reading.last:.4g}"
         if len(objectives) > 1:
-            row["within eps"] = choice.within.get(outcome.number, "-")
-        row |= {short[name]: _plain_text(outcome.params.get(name)) for name in names}
-        rows.append(row)
+            row["within eps"] = choice.within.get(number, "-")
+        rows.append(row | {text: plain_text(outcome.params.get(name)) for name, text in short.items()})
     return rows
-
-
-def role_of(outcome: Outcome, choice: Choice) -> str:
-    """Say what the choice says of a trial."""
-    if outcome.number == choice.chosen.number:
-        return "chosen"
-    if outcome.number in choice.tied:
-        return "tied with it"
-    return "on the front" if outcome.number in choice.front else ""
 
 
 def outcome_table(rows: Sequence[Mapping[str, str]], title: str) -> Table:
@@ -76,20 +68,17 @@ def front_figure(outcomes: Sequence[Outcome], objectives: Sequence[Objective], c
     """
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
-    complete = [outcome for outcome in outcomes if outcome.state == "complete"]
     first, second = objectives[0], objectives[1] if len(objectives) > 1 else None
     points = {}
-    for outcome in complete:
-        y = outcome.readings[first.name]
-        x = outcome.readings[second.name] if second else None
-        points[outcome.number] = (x.value if x else float(outcome.number), y.value)
-        size = 9 if outcome.number == choice.chosen.number else 6
-        style: dict[str, Any] = {"fmt": "o", "capsize": 2, "elinewidth": 0.8, "markersize": size}
-        across, up = points[outcome.number]
-        axes.errorbar([across], [up], xerr=_error(x), yerr=_error(y), color=_colour(outcome, choice), **style)
-        axes.annotate(
-            str(outcome.number), points[outcome.number], xytext=(5, 5), textcoords="offset points", fontsize=8
-        )
+    for outcome in outcomes:
+        if outcome.state == "complete":
+            y, x = outcome.readings[first.name], outcome.readings[second.name] if second else None
+            point = points[outcome.number] = (x.value if x else float(outcome.number), y.value)
+            axes.errorbar(
+                *point, xerr=_error(x), yerr=_error(y), fmt="o", capsize=2, elinewidth=0.8,
+                color=_colour(outcome, choice), markersize=9 if outcome.number == choice.chosen.number else 6,
+            )  # fmt: skip
+            axes.annotate(str(outcome.number), point, xytext=(5, 5), textcoords="offset points", fontsize=8)
     if second is not None:
         front = sorted(points[number] for number in choice.front)
         axes.plot(*zip(*front, strict=True), color=_FRONT, linewidth=1, zorder=0)
@@ -120,10 +109,8 @@ def value_text(reading: Reading | None) -> str:
     """A value with its interval and the number of images behind it."""
     if reading is None:
         return "-"
-    text = f"{reading.value:.4f}"
-    if reading.interval is not None:
-        text += f" [{reading.interval[0]:.3f}, {reading.interval[1]:.3f}]"
-    return text if reading.n is None else f"{text} n={reading.n}"
+    interval = "" if reading.interval is None else f" [{reading.interval[0]:.3f}, {reading.interval[1]:.3f}]"
+    return f"{reading.value:.4f}{interval}" + ("" if reading.n is None else f" n={reading.n}")
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -131,11 +118,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     short = {}
     for name in names:
         words = name.split(".")
-        tails = (".".join(words[-count:]) for count in range(1, len(words) + 1))
-        short[name] = next(
-            (tail for tail in tails if not any(other != name and f".{other}".endswith(f".{tail}") for other in names)),
-            name,
-        )
+        tails = [".".join(words[-count:]) for count in range(1, len(words) + 1)]
+        taken = [f".{other}" for other in names if other != name]
+        short[name] = next((t for t in tails if not any(other.endswith(f".{t}") for other in taken)), name)
     return short
 
 
@@ -152,8 +137,4 @@ def _colour(outcome: Outcome, choice: Choice) -> str:
         return _CHOSEN
     if outcome.number in choice.front:
         return _FRONT
-    return _OTHER if choice.within[outcome.number] in ("yes", "unsure, yes") else _OUT
-
-
-def _plain_text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return _OUT if choice.within[outcome.number].endswith("no") else _OTHER

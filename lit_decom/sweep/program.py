@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from lit_decom.sweep.spec import Sweep
 
 TRIAL_DIRECTORY = "LIT_DECOM_TRIAL"
 METRICS_FILE = "metrics.jsonl"
-FACTS_FILE = "facts.json"
 RECORDS = "records"
 _TRIAL_LOG = "lit_decom.sweep.trial_log.TrialLog"
 
@@ -30,43 +30,31 @@ def fit_words(command: Sequence[str]) -> list[str] | None:
 def filled(
     sweep: Sweep, config: Mapping[str, Any], config_file: Path, command: Sequence[str] | None = None
 ) -> list[str]:
-    """Fill in W&B's macros.
-
-    Args:
-        sweep: whose command it is.
-        config: parameters by name.
-        config_file: holds them as JSON.
-        command: other words than the whole command.
-
-    Returns:
-        The words.
+    """Fill in W&B's macros in a sweep's command, or in other words.
 
     Raises:
         SweepError: if a macro is unknown.
     """
-    flags = [(name, value) for name, value in config.items()]
+    shown = {name: value for name, value in config.items() if value is not False}
     lists: dict[str, list[str]] = {
         "env": ["/usr/bin/env"] if os.name == "posix" else [],
         "interpreter": ["python"],
         "program": [str(sweep.raw.get("program", ""))],
-        "args": [f"--{name}={value}" for name, value in flags],
-        "args_no_hyphens": [f"{name}={value}" for name, value in flags],
-        "args_no_boolean_flags": [
-            f"--{name}" if value is True else f"--{name}={value}" for name, value in flags if value is not False
-        ],
+        "args": [f"--{name}={value}" for name, value in config.items()],
+        "args_no_hyphens": [f"{name}={value}" for name, value in config.items()],
+        "args_no_boolean_flags": [f"--{n}" if value is True else f"--{n}={value}" for n, value in shown.items()],
         "args_json": [json.dumps(dict(config))],
         "args_json_file": [str(config_file)],
     }
     words: list[str] = []
     for word in sweep.command if command is None else command:
-        macro = re.fullmatch(r"\$\{(\w+)\}", word)
-        variable = re.fullmatch(r"\$\{envvar:(\w+)\}", word)
-        if variable:
-            words.append(os.environ.get(variable[1], ""))
-        elif macro is None:
+        macro = re.fullmatch(r"\$\{(envvar:)?(\w+)\}", word)
+        if macro is None:
             words.append(word)
-        elif macro[1] in lists:
-            words += lists[macro[1]]
+        elif macro[1]:
+            words.append(os.environ.get(macro[2], ""))
+        elif macro[2] in lists:
+            words += lists[macro[2]]
         else:
             raise SweepError(f"Expected the macros of `command` to be among {', '.join(lists)}, but got {word}.")
     return words
@@ -91,32 +79,20 @@ def overrides(sweep: Sweep, directory: Path, composed: Mapping[str, Any]) -> dic
         "trainer.enable_progress_bar": False,
         "trainer.callbacks+": [log],
     }
-    logger = at(composed, "trainer.logger.init_args")
-    if isinstance(logger, Mapping):
-        settings |= {"trainer.logger.init_args.save_dir": str(directory)} if "save_dir" in logger else {}
-        # a sweep of ours needs no account; with ${args_json_file} and `wandb agent` the file's own word stands
-        settings |= {"trainer.logger.init_args.offline": True} if "offline" in logger else {}
-    return settings
+    # A sweep of ours needs no account; with ${args_json_file} and `wandb agent` the file's own word stands.
+    logger = at(composed, "trainer.logger.init_args") or {}
+    ours = {"save_dir": str(directory), "offline": True}
+    return settings | {f"trainer.logger.init_args.{key}": value for key, value in ours.items() if key in logger}
 
 
 def without_overrides(sweep: Sweep, config: Mapping[str, Any], composed: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove from a trial's composed configuration what :func:`overrides` put into it.
-
-    Args:
-        sweep: whose trial it was.
-        config: as the trial composed it.
-        composed: the configuration without any parameters.
-
-    Returns:
-        A copy that trains the same network anywhere.
-    """
-    copy: dict[str, Any] = json.loads(json.dumps(config))
+    """Remove from a trial's configuration what :func:`overrides` put into it, so that it trains the same anywhere."""
+    copy: dict[str, Any] = deepcopy(dict(config))
     for key in overrides(sweep, Path(), composed):
-        if key != "trainer.callbacks+":
-            parent, _, last = key.rpartition(".")
-            holder = at(copy, parent)
-            if isinstance(holder, dict):
-                holder[last] = at(composed, key)
+        parent, _, last = key.rpartition(".")
+        holder = at(copy, parent)
+        if last != "callbacks+" and isinstance(holder, dict):
+            holder[last] = at(composed, key)
     callbacks = [entry for entry in at(copy, "trainer.callbacks") or [] if entry.get("class_path") != _TRIAL_LOG]
     copy["trainer"]["callbacks"] = callbacks or None
     return copy
@@ -131,11 +107,8 @@ def at(config: Any, key: str) -> Any:
 
 def environment(directory: Path, threads: int) -> dict[str, str]:
     """Return the environment of a trial: this interpreter first, no W&B account, its share of the cores."""
-    own = {
-        TRIAL_DIRECTORY: str(directory),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "WANDB_MODE": "offline",
-    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    own = {TRIAL_DIRECTORY: str(directory), "PATH": path, "WANDB_MODE": "offline"}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         wanted = os.environ.get(name, "")
         own[name] = str(min(int(wanted), threads) if wanted.isdigit() else threads)

@@ -1,38 +1,28 @@
-"""Which trial to take: the Pareto front, and the best by one objective among those near the best by the others."""
+"""Which trial to take: the best by the first objective among those near the best by the others."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_decom.sweep.intervals import Interval, difference_interval
 from lit_decom.sweep.spec import Objective
-from lit_decom.sweep.trials import Outcome, Reading
+from lit_decom.sweep.trial import Interval, Outcome, Reading
 
 _ROUNDING = 1e-9  # of scores in double precision
 
 Within = Literal["yes", "unsure, yes", "unsure, no", "no"]
+_ORDER: tuple[Within, ...] = ("yes", "unsure, yes", "unsure, no", "no")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a sweep comes down to.
-
-    Attributes:
-        chosen: the trial to take.
-        tied: numbers of the trials within the margins that the data cannot tell from it in the first objective.
-        unknown: numbers of those within the margins whose difference from it has no known uncertainty.
-        within: of every complete trial, whether it is within the margins of all further objectives: by value, and
-            ``unsure`` where the interval reaches to the other side.
-        front: numbers of the trials that no other is better than in every objective.
-        best: number of the best trial by each objective.
-    """
+    """What a sweep comes down to: the trial to take, and what its intervals leave open, by trials' numbers."""
 
     chosen: Outcome
-    tied: tuple[int, ...]
-    unknown: tuple[int, ...]
-    within: Mapping[int, Within]
-    front: tuple[int, ...]
-    best: Mapping[str, int]
+    tied: tuple[int, ...]  # within the margins, and not to be told from the chosen in the first objective
+    unknown: tuple[int, ...]  # within the margins, at an uncertain distance that nobody knows
+    within: Mapping[int, Within]  # the margins, by value; `unsure` where the interval reaches to the other side
+    front: tuple[int, ...]  # no other trial is better in every objective
 
 
 def choose(outcomes: Sequence[Outcome], objectives: Sequence[Objective], eps: float) -> Choice:
@@ -56,61 +46,37 @@ def choose(outcomes: Sequence[Outcome], objectives: Sequence[Objective], eps: fl
     complete = [outcome for outcome in outcomes if outcome.state == "complete"]
     if not complete:
         raise ValueError("Expected at least one complete trial, but there is none.")
-    best = {objective.name: _best(complete, objective) for objective in objectives}
-    within = {outcome.number: _within(outcome, best, objectives[1:], eps) for outcome in complete}
-    eligible = [outcome for outcome in complete if within[outcome.number] in ("yes", "unsure, yes")]
+    first, *further = objectives
+    tops = [(objective, _best(complete, objective)) for objective in further]
+    within = {outcome.number: _within(outcome, tops, eps) for outcome in complete}
+    eligible = [outcome for outcome in complete if within[outcome.number] in _ORDER[:2]]
     # The margins of several objectives may have no trial in common.
-    chosen = _best(eligible or complete, objectives[0])
+    chosen = _best(eligible or complete, first)
     tied, unknown = [], []
     for other in eligible:
         if other.number != chosen.number:
-            difference = difference_of(chosen.readings[objectives[0].name], other.readings[objectives[0].name])
-            equal = _value(chosen, objectives[0]) == _value(other, objectives[0])
-            if equal or (difference is not None and difference[0] <= 0 <= difference[1]):
+            difference = difference_of(chosen.readings[first.name], other.readings[first.name])
+            if _value(chosen, first) == _value(other, first) or (difference and difference[0] <= 0 <= difference[1]):
                 tied.append(other.number)
             elif difference is None:
                 unknown.append(other.number)
-    return Choice(
-        chosen=chosen,
-        tied=tuple(tied),
-        unknown=tuple(unknown),
-        within=within,
-        front=pareto_front(complete, objectives),
-        best={name: outcome.number for name, outcome in best.items()},
-    )
+    return Choice(chosen, tuple(tied), tuple(unknown), within, pareto_front(complete, objectives))
 
 
 def pareto_front(outcomes: Sequence[Outcome], objectives: Sequence[Objective]) -> tuple[int, ...]:
-    """Name the trials that no other one is at least as good as in every objective and better in one.
-
-    Args:
-        outcomes: complete ones.
-        objectives: all of them.
-
-    Returns:
-        Their numbers, in the order given.
-    """
+    """Name the trials that no other one is at least as good as in every objective and better in one."""
     points = {outcome.number: [o.sign * _value(outcome, o) for o in objectives] for outcome in outcomes}
-
-    def dominated(point: list[float]) -> bool:
-        return any(
-            other != point and all(a >= b for a, b in zip(other, point, strict=True)) for other in points.values()
-        )
-
-    return tuple(number for number, point in points.items() if not dominated(point))
+    return tuple(
+        number
+        for number, point in points.items()
+        if not any(p != point and all(a >= b for a, b in zip(p, point, strict=True)) for p in points.values())
+    )
 
 
 def difference_of(a: Reading, b: Reading) -> Interval | None:
-    """Give the interval of 95 % of ``a - b``.
+    """Give the interval of 95 % of ``a - b``; None where either's uncertainty is not known.
 
     Image by image where both have values of the same images, whose mean the value is; else from the two intervals.
-
-    Args:
-        a: reading of one trial.
-        b: reading of another one in the same objective.
-
-    Returns:
-        Low and high; None where either's uncertainty is not known.
     """
     if a.per_image and b.per_image and set(a.per_image) == set(b.per_image) and _is_mean(a) and _is_mean(b):
         import torch
@@ -123,28 +89,40 @@ def difference_of(a: Reading, b: Reading) -> Interval | None:
             # No spread to reckon with: the two differ by the same in every image.
             return float(differences.mean()), float(differences.mean())
         low, high = mean_intervals(differences)[0].tolist()
-        return None if low != low else (low, high)  # noqa: PLR0124 -- NaN
+        return None if math.isnan(low) else (low, high)
     if a.interval is None or b.interval is None:
         return None
     return difference_interval(a.value, a.interval, b.value, b.interval)
 
 
-def _within(outcome: Outcome, best: Mapping[str, Outcome], further: Sequence[Objective], eps: float) -> Within:
+def difference_interval(a: float, interval_a: Interval, b: float, interval_b: Interval) -> Interval:
+    """Give the interval of a difference from those of its two parts, taken for independent (MOVER; Newcombe 1998).
+
+    Where both are shares over the same images it is too wide, since these are hard or easy for both alike: it calls a
+    tie sooner than it should.
+
+    Example:
+        >>> low, high = difference_interval(0.75, (0.5, 0.875), 0.5, (0.25, 0.75))
+        >>> f"{low:.4f} {high:.4f}"
+        '-0.1036 0.5295'
+    """
+    low = a - b - math.hypot(a - interval_a[0], interval_b[1] - b)
+    return low, a - b + math.hypot(interval_a[1] - a, b - interval_b[0])
+
+
+def _within(outcome: Outcome, tops: Sequence[tuple[Objective, Outcome]], eps: float) -> Within:
     """Whether a trial is within the margins: the worst answer over the further objectives."""
-    order: tuple[Within, ...] = ("yes", "unsure, yes", "unsure, no", "no")
-    worst: Within = "yes"
-    for objective in further:
-        top = best[objective.name]
+    answers: list[Within] = ["yes"]
+    for objective, top in tops:
         # 0.9 is not within 0.01 of 0.91 in floating point
         inside = objective.sign * (_value(top, objective) - _value(outcome, objective)) <= eps + 1e-9
-        answer: Within = "yes" if inside else "no"
+        answers.append("yes" if inside else "no")
         difference = difference_of(top.readings[objective.name], outcome.readings[objective.name])
         if difference is not None and top is not outcome:
             low, high = sorted(objective.sign * end for end in difference)
             if low <= eps < high:
-                answer = "unsure, yes" if inside else "unsure, no"
-        worst = max(worst, answer, key=order.index)
-    return worst
+                answers[-1] = "unsure, yes" if inside else "unsure, no"
+    return max(answers, key=_ORDER.index)
 
 
 def _best(outcomes: Sequence[Outcome], objective: Objective) -> Outcome:

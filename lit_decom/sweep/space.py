@@ -1,45 +1,56 @@
-"""What a sweep varies: the parameters of W&B's format, drawn at random, counted out, or asked of Optuna."""
+"""What a sweep varies: the parameters of W&B's format, and how Optuna is asked for them.
+
+Source of the distributions: W&B's schema of sweeps, and its reference code, which draws each by its quantile function.
+"""
 
 import itertools
 import json
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 from lit_decom.sweep.errors import SweepError, near
 
-_KEYS = {
-    "constant": {"value"},
-    "categorical": {"values"},
-    "int_uniform": {"min", "max"},
-    "uniform": {"min", "max"},
-    "q_uniform": {"min", "max", "q"},
-    "log_uniform": {"min", "max"},
-    "log_uniform_values": {"min", "max"},
+_NEEDED = object()
+_RANGE: dict[str, Any] = {"min": _NEEDED, "max": _NEEDED}
+_NORMAL: dict[str, Any] = {"mu": 0.0, "sigma": 1.0}
+_BETA: dict[str, Any] = {"a": 1.0, "b": 1.0}
+_QUANTIZED = {
+    "uniform": _RANGE, "log_uniform": _RANGE, "log_uniform_values": _RANGE,
+    "normal": _NORMAL, "log_normal": _NORMAL, "beta": _BETA,
+}  # fmt: skip
+# By distribution, what describes it and with which default.
+_KEYS: dict[str, dict[str, Any]] = {
+    "constant": {"value": _NEEDED},
+    "categorical": {"values": _NEEDED},
+    "categorical_w_probabilities": {"values": _NEEDED, "probabilities": _NEEDED},
+    "int_uniform": _RANGE,
+    "inv_log_uniform": _RANGE,
+    "inv_log_uniform_values": _RANGE,
+    **_QUANTIZED,
+    **{f"q_{name}": {**keys, "q": 1} for name, keys in _QUANTIZED.items()},
 }
+_TAIL = 1e-4  # of a distribution without ends, that is cut off on either side: our choice
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One thing that varies, or a constant.
 
-    Attributes:
-        path: of its key; more than one word where W&B's ``parameters`` are nested, which makes nested values.
-        distribution: as W&B names it; ``log_uniform`` has become ``log_uniform_values``.
-        choices: of a constant or categorical parameter.
-        low: smallest value of a range.
-        high: largest value of a range.
-        step: distance of the values of ``q_uniform`` and ``int_uniform``, counted from ``low``.
+    Of a distribution that Optuna does not have, it is asked for a probability, of which the value is the quantile.
     """
 
-    path: tuple[str, ...]
-    distribution: str
-    choices: tuple[Any, ...] = ()
-    low: float = 0.0
-    high: float = 0.0
-    step: float | None = None
+    path: tuple[str, ...]  # of its key: of several words where W&B's `parameters` are nested
+    distribution: str  # as W&B names it
+    choices: tuple[Any, ...] = ()  # of a constant or categorical parameter, all values
+    low: float = _TAIL  # least number that Optuna is asked for
+    high: float = 1 - _TAIL  # greatest one
+    log: bool = False  # whether its logarithm is uniform
+    quantile: Callable[[float], Any] | None = None
+    q: float | None = None  # values are rounded to its multiples
 
     @property
     def name(self) -> str:
@@ -49,43 +60,45 @@ class Parameter:
     @property
     def varies(self) -> bool:
         """Whether there is more than one value."""
-        return len(self.choices) > 1 if self.choices else self.low < self.high
-
-    @property
-    def grid(self) -> tuple[Any, ...] | None:
-        """All values in order; None where they cannot be counted."""
-        if self.choices:
-            return self.choices
-        if self.step is None:
-            return None
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return tuple(self.low + index * self.step for index in range(count))
+        return len(self.choices) != 1
 
     @property
     def ends(self) -> tuple[Any, ...]:
         """The values on which a check must look: every choice, or both ends of a range."""
-        return self.choices or (self.low, self.high)
+        return self.choices or (self._value(self.low), self._value(self.high))
 
-    def draw(self, generator: random.Random) -> Any:
-        """Draw a value."""
-        grid = self.grid
-        if grid is not None:
-            return generator.choice(grid)
-        if self.distribution == "uniform":
-            return generator.uniform(self.low, self.high)
-        drawn = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(drawn, self.low), self.high)
+    def counted(self) -> "Parameter":
+        """List the values of a range one by one, as a grid needs them; ``q_uniform`` counts from its least value.
+
+        Raises:
+            SweepError: if they cannot be counted.
+        """
+        if self.choices and self.quantile is None:
+            return self
+        if self.distribution not in ("int_uniform", "q_uniform"):
+            raise SweepError(
+                f"Expected `{self.name}` to have `values`, or a range of distribution int_uniform or q_uniform, "
+                f"in a grid, but got the distribution {self.distribution}."
+            )
+        step = self.q or 1
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        return replace(self, choices=tuple(self.low + index * step for index in range(count)))
 
     def suggest(self, trial: Any) -> Any:
         """Ask an ``optuna.Trial`` for a value; choices travel as JSON, which tells 1 from true and takes lists."""
-        if self.choices:
+        if self.choices and self.quantile is None:
             return json.loads(trial.suggest_categorical(self.name, [json.dumps(choice) for choice in self.choices]))
         if self.distribution == "int_uniform":
             return trial.suggest_int(self.name, self.low, self.high)
-        if self.distribution == "q_uniform" and isinstance(self.low, int):
-            return trial.suggest_int(self.name, self.low, self.high, step=self.step)
-        log = self.distribution == "log_uniform_values"
-        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=log)
+        return self._value(trial.suggest_float(self.name, self.low, self.high, log=self.log))
+
+    def _value(self, number: float) -> Any:
+        value = number if self.quantile is None else self.quantile(number)
+        if self.q is None:
+            return value
+        # without the last digits, since three tenths are 0.30000000000000004
+        rounded = float(f"{round(value / self.q) * self.q:.12g}")
+        return int(rounded) if isinstance(self.q, int) else rounded
 
 
 def read_parameters(described: Any, above: tuple[str, ...] = ()) -> tuple[Parameter, ...]:
@@ -109,54 +122,20 @@ def read_parameters(described: Any, above: tuple[str, ...] = ()) -> tuple[Parame
         path = (*above, str(name))
         if not isinstance(spec, Mapping):
             raise SweepError(f"Expected `{'.'.join(path)}` to be described by a mapping, but got {spec!r}.")
-        found += read_parameters(spec["parameters"], path) if "parameters" in spec else [_read(path, spec)]
+        found += read_parameters(spec["parameters"], path) if set(spec) == {"parameters"} else [_read(path, spec)]
     return tuple(found)
 
 
-def refuse_empty(parameters: Sequence[Parameter]) -> None:
-    """Refuse a space with a single point.
-
-    Raises:
-        SweepError: if nothing varies.
-    """
-    if not any(parameter.varies for parameter in parameters):
-        names = ", ".join(f"`{parameter.name}`" for parameter in parameters)
-        raise SweepError(
-            f"Expected the space to have at least two points, but nothing varies: {names} have one value each."
-        )
-
-
-def grid_points(parameters: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
-    """Go through all combinations by parameter name, the last parameter fastest.
-
-    Raises:
-        SweepError: if a parameter has no countable values.
-    """
-    for parameter in parameters:
-        if parameter.grid is None:
-            raise SweepError(
-                f"Expected `{parameter.name}` to have `values`, or a range of distribution int_uniform or q_uniform, "
-                f"in a grid, but got the distribution {parameter.distribution}."
-            )
-    names = [parameter.name for parameter in parameters]
-    # product() would lay out all values before the first; ranges may be long, but they are finite and small here
-    for values in itertools.product(*(parameter.grid or () for parameter in parameters)):
-        yield dict(zip(names, values, strict=True))
-
-
-def random_point(parameters: Sequence[Parameter], seed: int, number: int) -> dict[str, Any]:
-    """Draw the parameters of one trial by name; they depend on the seed and the trial's number only."""
-    generator = random.Random(f"{seed}/{number}")
-    return {parameter.name: parameter.draw(generator) for parameter in parameters}
+def grid_points(parameters: Sequence[Parameter]) -> list[dict[str, str]]:
+    """List all combinations of counted parameters as Optuna names them, the last parameter fastest."""
+    values = [[json.dumps(choice) for choice in parameter.choices] for parameter in parameters]
+    return [dict(zip([p.name for p in parameters], point, strict=True)) for point in itertools.product(*values)]
 
 
 def covering_points(parameters: Sequence[Parameter]) -> list[dict[str, Any]]:
     """Give points that together show every choice and both ends of every range at least once."""
     count = max(len(parameter.ends) for parameter in parameters)
-    return [
-        {parameter.name: parameter.ends[min(index, len(parameter.ends) - 1)] for parameter in parameters}
-        for index in range(count)
-    ]
+    return [{p.name: p.ends[min(index, len(p.ends) - 1)] for p in parameters} for index in range(count)]
 
 
 def nested(parameters: Sequence[Parameter], point: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,51 +152,80 @@ def nested(parameters: Sequence[Parameter], point: Mapping[str, Any]) -> dict[st
 def _read(path: tuple[str, ...], spec: Mapping[str, Any]) -> Parameter:
     name = ".".join(path)
     distribution = spec.get("distribution", _guessed(name, spec))
+    if distribution == "categorical" and "probabilities" in spec:
+        distribution = "categorical_w_probabilities"
     if distribution not in _KEYS:
         hint = near(str(distribution), _KEYS)
         raise SweepError(
             f"Expected the distribution of `{name}` to be one of {', '.join(_KEYS)}, but got {distribution!r}.{hint}"
         )
-    wanted, given = _KEYS[distribution], set(spec) - {"distribution"}
-    if given != wanted:
+    keys, given = _KEYS[distribution], set(spec) - {"distribution"}
+    needed = {key for key, default in keys.items() if default is _NEEDED}
+    if not needed <= given <= set(keys):
         raise SweepError(
-            f"Expected `{name}` of the distribution {distribution} to have {_listed(wanted)}, but got {_listed(given)}."
+            f"Expected `{name}` of the distribution {distribution} to have {_listed(set(keys))}, "
+            f"but got {_listed(given)}."
         )
     if distribution == "constant":
         return Parameter(path, distribution, choices=(spec["value"],))
-    if distribution == "categorical":
-        values = spec["values"]
-        if not isinstance(values, list) or not values:
-            raise SweepError(f"Expected `values` of `{name}` to be a list with at least one value, but got {values!r}.")
+    if "values" in keys:
+        return _read_choices(path, distribution, spec)
+    numbers = {key: _number(name, key, spec.get(key, default)) for key, default in keys.items()}
+    if "q" in numbers and not numbers["q"] > 0:
+        raise SweepError(f"Expected `q` of `{name}` to be positive, but got {numbers['q']}.")
+    if "min" in numbers:
+        return _read_range(path, distribution, numbers)
+    return _read_shape(path, distribution, numbers)
+
+
+def _read_choices(path: tuple[str, ...], distribution: str, spec: Mapping[str, Any]) -> Parameter:
+    name, values = ".".join(path), spec["values"]
+    if not isinstance(values, list) or not values:
+        raise SweepError(f"Expected `values` of `{name}` to be a list with at least one value, but got {values!r}.")
+    if "probabilities" not in spec:
         return Parameter(path, distribution, choices=tuple(values))
-    return _read_range(path, distribution, spec)
+    shares = spec["probabilities"] if isinstance(spec["probabilities"], list) else []
+    weights = [_number(name, "probabilities", share) for share in shares]
+    if len(weights) != len(values) or min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+        raise SweepError(
+            f"Expected `probabilities` of `{name}` to be {len(values)} shares with the sum 1, but got {shares}."
+        )
+    steps = list(itertools.accumulate(weights))[:-1]
+    return Parameter(
+        path, distribution, choices=tuple(values), low=0.0, high=1.0, quantile=lambda p: values[bisect(steps, p)]
+    )
 
 
-def _read_range(path: tuple[str, ...], distribution: str, spec: Mapping[str, Any]) -> Parameter:
-    name = ".".join(path)
-    for key in _KEYS[distribution]:
-        _refuse_no_number(name, key, spec[key])
-    low, high = spec["min"], spec["max"]
+def _read_range(path: tuple[str, ...], distribution: str, numbers: Mapping[str, float]) -> Parameter:
+    name, low, high, q = ".".join(path), numbers["min"], numbers["max"], numbers.get("q")
     if low >= high:
         raise SweepError(f"Expected `min` of `{name}` to be less than `max`, but got {low} and {high}.")
-    if distribution == "log_uniform":
-        return Parameter(path, "log_uniform_values", low=math.exp(low), high=math.exp(high))
-    if distribution == "log_uniform_values" and low <= 0:
-        raise SweepError(f"Expected `min` of `{name}` to be positive for log_uniform_values, but got {low}.")
-    if distribution == "int_uniform":
-        if not (isinstance(low, int) and isinstance(high, int)):
-            raise SweepError(
-                f"Expected `min` and `max` of `{name}` to be integers for int_uniform, but got {low}, {high}."
-            )
-        return Parameter(path, distribution, low=low, high=high, step=1)
-    if distribution == "q_uniform":
-        step = spec["q"]
-        if not 0 < step <= high - low:
-            raise SweepError(f"Expected `q` of `{name}` to be positive and at most max - min, but got {step}.")
-        if not all(isinstance(number, int) for number in (low, high, step)):
-            low, high, step = float(low), float(high), float(step)
-        return Parameter(path, distribution, low=low, high=high, step=step)
-    return Parameter(path, distribution, low=float(low), high=float(high))
+    if distribution.endswith("_values") and low <= 0:
+        raise SweepError(f"Expected `min` of `{name}` to be positive for {distribution}, but got {low}.")
+    if distribution == "int_uniform" and not (isinstance(low, int) and isinstance(high, int)):
+        raise SweepError(f"Expected `min` and `max` of `{name}` to be integers for int_uniform, but got {low}, {high}.")
+    if distribution == "inv_log_uniform":  # log(1/x) is uniform between the two, so that log(x) is as well
+        low, high = math.exp(-high), math.exp(-low)
+    elif distribution.endswith("log_uniform"):
+        low, high = math.exp(low), math.exp(high)
+    if q is not None and q > high - low:
+        raise SweepError(f"Expected `q` of `{name}` to be at most max - min, but got {q}.")
+    return Parameter(path, distribution, low=low, high=high, log="log" in distribution, q=q)
+
+
+def _read_shape(path: tuple[str, ...], distribution: str, numbers: Mapping[str, float]) -> Parameter:
+    name, kind, q = ".".join(path), distribution.removeprefix("q_"), numbers.get("q")
+    for key in ("sigma", "a", "b"):
+        if numbers.get(key, 1) <= 0:
+            raise SweepError(f"Expected `{key}` of `{name}` to be positive, but got {numbers[key]}.")
+    if kind == "beta":
+        # Other programs than ours need not wait for its import.
+        from scipy.special import betaincinv
+
+        return Parameter(path, distribution, q=q, quantile=lambda p: float(betaincinv(numbers["a"], numbers["b"], p)))
+    normal = NormalDist(numbers["mu"], numbers["sigma"]).inv_cdf
+    of_log = kind == "log_normal"
+    return Parameter(path, distribution, q=q, quantile=(lambda p: math.exp(normal(p))) if of_log else normal)
 
 
 def _guessed(name: str, spec: Mapping[str, Any]) -> str:
@@ -227,16 +235,18 @@ def _guessed(name: str, spec: Mapping[str, Any]) -> str:
     if "values" in spec:
         return "categorical"
     if {"min", "max"} <= set(spec):
-        whole = isinstance(spec["min"], int) and isinstance(spec["max"], int)
-        return "q_uniform" if "q" in spec else "int_uniform" if whole else "uniform"
+        return "int_uniform" if isinstance(spec["min"], int) and isinstance(spec["max"], int) else "uniform"
+    if "distribution" in spec:
+        return ""
     raise SweepError(f"Expected `{name}` to have `value`, `values`, or `min` and `max`, but got {_listed(set(spec))}.")
 
 
-def _refuse_no_number(name: str, key: str, value: Any) -> None:
+def _number(name: str, key: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         # YAML 1.1 takes 1e-4 for a text
         hint = " Write 1.0e-4, not 1e-4." if isinstance(value, str) else ""
         raise SweepError(f"Expected `{key}` of `{name}` to be a finite number, but got {value!r}.{hint}")
+    return value
 
 
 def _listed(names: set[str]) -> str:

@@ -5,8 +5,6 @@ That schema allows no unknown keys at the top, but any beside ``controller.type`
 ``early_terminate``, another rule than W&B's for ending trials.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,30 +12,27 @@ from typing import Any, Literal
 
 import yaml
 
+from lit_decom.shipped_configs import find
 from lit_decom.sweep.errors import SweepError, near
-from lit_decom.sweep.space import Parameter, read_parameters, refuse_empty
+from lit_decom.sweep.space import Parameter, read_parameters
 
-Goal = Literal["maximize", "minimize"]
-Summary = Literal["best", "last"]
-_METHODS = ("bayes", "grid", "random")
-_GOALS = ("maximize", "minimize")
-_SUMMARIES = ("best", "last")
+METHODS = ("bayes", "grid", "random")
 _KNOWN = (
     "apiVersion", "command", "controller", "description", "early_terminate", "entity", "image_uri", "job", "kind",
     "method", "metric", "name", "parameters", "program", "project", "run_cap",
 )  # fmt: skip
 _OURS = ("metrics", "summary", "early_terminate")
-_MOVED = ("metrics", "summary")
-_DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
+_DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 _EARLY = {"hyperband": {"min_iter", "max_iter", "eta", "s", "strict"}, "median": {"min_iter", "min_trials"}}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A logged value, and which direction is better."""
+    """A logged value, which direction is better, and the value at which the sweep has what it wants."""
 
     name: str
-    goal: Goal
+    goal: Literal["maximize", "minimize"]
+    target: float | None = None
 
     @property
     def sign(self) -> int:
@@ -49,42 +44,29 @@ class Objective:
 class Sweep:
     """A sweep as its file describes it.
 
-    Attributes:
-        name: of the file, without suffix.
-        raw: the file's content.
-        method: ``bayes``, ``grid`` or ``random``.
-        objectives: ``metric`` first, then the further ones. The choice at the end is by the first; the others are
-            held within a margin of their best.
-        parameters: what varies.
-        command: words with W&B's macros.
-        summary: which value of a run counts. ``best``: that of the validation at which the first objective was best,
-            for every objective, so that one checkpoint has them all; ``last``: that of the last validation.
-        early_terminate: how trials without hope are ended, or None.
+    The choice at the end is by the first objective; the others are held within a margin of their best. Of a run counts,
+    by `summary`, the ``last`` validation, or the one at which the first objective was ``best``: the same for every
+    objective, so that one checkpoint has them all.
     """
 
-    name: str
-    raw: Mapping[str, Any]
+    name: str  # of the file, without suffix
+    raw: Mapping[str, Any]  # the file's content
     method: str
     objectives: tuple[Objective, ...]
     parameters: tuple[Parameter, ...]
-    command: tuple[str, ...]
-    summary: Summary
-    early_terminate: Mapping[str, Any] | None
-
-    @property
-    def digest(self) -> str:
-        """Tells this sweep from others: a hash of the file's content."""
-        return hashlib.sha256(json.dumps(self.raw, sort_keys=True).encode()).hexdigest()
+    command: tuple[str, ...]  # words with W&B's macros
+    summary: str
+    early_terminate: Mapping[str, Any] | None  # how trials without hope are ended
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep's file.
+    """Read a sweep's file, or the one of that name that comes with the package.
 
     Raises:
         SweepError: if it cannot be read, or says what makes no sense.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load((path if path.exists() else find(path.as_posix())).read_text())
     except (OSError, yaml.YAMLError) as error:
         raise SweepError(f"Expected {path} to be a YAML file, but: {error}") from error
     if not isinstance(raw, dict):
@@ -108,30 +90,30 @@ def read_raw(raw: Mapping[str, Any], name: str) -> Sweep:
     _refuse_unknown(raw, name)
     ours = _read_ours(raw)
     parameters = read_parameters(raw.get("parameters"))
-    refuse_empty(parameters)
+    if not any(parameter.varies for parameter in parameters):
+        names = ", ".join(f"`{parameter.name}`" for parameter in parameters)
+        raise SweepError(f"Expected the space to have at least two points, but nothing varies: {names} have one value.")
     return Sweep(
         name=name,
         raw=raw,
-        method=_one_of("method", raw.get("method"), _METHODS),
+        method=_one_of("method", raw.get("method"), METHODS),
         objectives=_read_objectives(raw.get("metric"), ours.get("metrics", [])),
         parameters=parameters,
         command=_read_command(raw),
-        summary=_one_of("summary", ours.get("summary", "best"), _SUMMARIES),  # type: ignore[arg-type]
+        summary=_one_of("summary", ours.get("summary", "best"), ("best", "last")),
         early_terminate=_read_early(ours.get("early_terminate", raw.get("early_terminate"))),
     )
 
 
 def _refuse_unknown(raw: Mapping[str, Any], name: str) -> None:
     for key in raw:
-        if key in _MOVED:
+        if key in _OURS[:2]:
             raise SweepError(
                 f"Expected `{key}` to stand under `controller.lit_decom`, where W&B ignores it, not at the top."
             )
         if key not in _KNOWN:
-            hint = near(str(key), _KNOWN)
-            raise SweepError(
-                f"Expected the keys of the sweep {name} to be among {', '.join(_KNOWN)}, but got {key!r}.{hint}"
-            )
+            known, hint = ", ".join(_KNOWN), near(str(key), _KNOWN)
+            raise SweepError(f"Expected the keys of the sweep {name} to be among {known}, but got {key!r}.{hint}")
 
 
 def _read_ours(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,33 +128,36 @@ def _read_ours(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise SweepError(
-            f"Expected `{name}` to be one of {', '.join(known)}, but got {value!r}.{near(str(value), known)}"
-        )
+        hint = near(str(value), known)
+        raise SweepError(f"Expected `{name}` to be one of {', '.join(known)}, but got {value!r}.{hint}")
     return str(value)
 
 
 def _read_objectives(first: Any, further: Any) -> tuple[Objective, ...]:
     if not isinstance(further, list):
         raise SweepError(f"Expected `metrics` to be a list of objectives beside `metric`, but got {further!r}.")
-    objectives = [_read_objective("metric", first)]
-    for index, described in enumerate(further):
-        objective = _read_objective(f"metrics[{index}]", described)
-        if objective.name in {known.name for known in objectives}:
-            raise SweepError(f"Expected every objective once, but `{objective.name}` is named again in `metrics`.")
-        objectives.append(objective)
-    return tuple(objectives)
+    described = {"metric": first} | {f"metrics[{index}]": other for index, other in enumerate(further)}
+    objectives = tuple(_read_objective(where, objective) for where, objective in described.items())
+    names = [objective.name for objective in objectives]
+    if len(set(names)) < len(names):
+        raise SweepError(f"Expected every objective once, but one is named again in `metrics`: {', '.join(names)}.")
+    return objectives
 
 
 def _read_objective(where: str, described: Any) -> Objective:
-    if not isinstance(described, Mapping) or set(described) - {"target"} != {"name", "goal"}:
-        raise SweepError(f"Expected `{where}` to be a mapping with `name` and `goal`, but got {described!r}.")
-    goal = _one_of(f"{where}.goal", described["goal"], _GOALS)
-    return Objective(str(described["name"]), goal)  # type: ignore[arg-type]
+    if not isinstance(described, Mapping) or not {"name"} <= set(described) <= {"name", "goal", "target"}:
+        raise SweepError(
+            f"Expected `{where}` to be a mapping with `name`, `goal` and, at will, `target`, but got {described!r}."
+        )
+    goal = _one_of(f"{where}.goal", described.get("goal", "minimize"), ("maximize", "minimize"))
+    target = described.get("target")
+    if isinstance(target, bool) or not isinstance(target, int | float | None):
+        raise SweepError(f"Expected `{where}.target` to be a number, but got {target!r}.")
+    return Objective(str(described["name"]), goal, target)  # type: ignore[arg-type]
 
 
 def _read_command(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    command = raw.get("command", list(_DEFAULT_COMMAND))
+    command = raw.get("command", _DEFAULT_COMMAND)
     if not isinstance(command, list) or not command:
         raise SweepError(f"Expected `command` to be a list of words, but got {command!r}.")
     words = tuple(str(word) for word in command)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 from torchmetrics import Metric
@@ -14,9 +15,8 @@ from typing_extensions import override
 
 from lit_decom import keys
 from lit_decom.callbacks import DecomCAMCallback
-from lit_decom.sweep.files import write_json
-from lit_decom.sweep.intervals import wilson_interval
-from lit_decom.sweep.program import FACTS_FILE, METRICS_FILE
+from lit_decom.functional.shares import share_intervals
+from lit_decom.sweep.program import METRICS_FILE
 
 
 class TrialLog(Checkpoint):
@@ -32,10 +32,8 @@ class TrialLog(Checkpoint):
     """
 
     def __init__(self, directory: str, objectives: list[list[str]]) -> None:
-        self.directory = Path(directory)
-        self.objectives = [(name, goal) for name, goal in objectives]
-        self._best = -math.inf
-        self._images = 0
+        self.directory, self.objectives = Path(directory), objectives
+        self._best, self._images = -math.inf, 0
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -71,7 +69,7 @@ class TrialLog(Checkpoint):
         logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
         values = {key: value for key, value in logged.items() if math.isfinite(value)}
         name, goal = self.objectives[0]
-        score = values[name] * (1 if goal == "maximize" else -1) if name in values else -math.inf
+        score = values.get(name, -math.inf if goal == "maximize" else math.inf) * (1 if goal == "maximize" else -1)
         if score > self._best:
             self._best = score
             trainer.save_checkpoint(self.directory / "checkpoints" / "best.ckpt")
@@ -80,23 +78,29 @@ class TrialLog(Checkpoint):
                 key: self._known_of(key, values[key], trainer, pl_module) for key, _ in self.objectives if key in values
             }
             line = {"epoch": trainer.current_epoch, "step": trainer.global_step, "values": values, "objectives": known}
-            self.directory.mkdir(parents=True, exist_ok=True)
-            if not (self.directory / FACTS_FILE).exists():
+            file = self.directory / METRICS_FILE
+            if not file.exists():
                 directions = {key: direction_of(key, trainer, pl_module) for key in {*values, *_possible(trainer)}}
-                write_json(self.directory / FACTS_FILE, {"directions": directions})
-            with (self.directory / METRICS_FILE).open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                line |= {"directions": directions}
+            with file.open("a") as lines:
+                lines.write(json.dumps(line) + "\n")
 
     def _known_of(self, key: str, value: float, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The interval of an objective, from how many images, and their values where they are known."""
-        explained = _per_image(key, trainer)
-        if explained is not None:
-            return explained
+        callback = _callback_of(key, trainer)
+        if callback is not None and callback.last_snapshot is not None:
+            scores = {keys.logged(callback.prefix, score.key): score for score in callback.last_snapshot.metric_scores}
+            values = callback.observer.values_by_image(scores[key]) if key in scores else {}
+            if values:
+                return {"interval": scores[key].interval, "n": len(values), "per_image": values}
         metric = _metric_of(key, pl_module)
         is_share = "Accuracy" in type(metric).__name__ and getattr(metric, "average", "micro") == "micro"
-        if is_share and self._images and 0 <= value <= 1:
-            return {"interval": list(wilson_interval(value, self._images)), "n": self._images}
-        return {}
+        if not (is_share and self._images and 0 <= value <= 1):
+            return {}
+        # Lightning logs shares in single precision, so that share times count is whole only after rounding.
+        right = torch.arange(self._images) < round(value * self._images)
+        low, high = share_intervals(right.double()[:, None])[0].tolist()
+        return {"interval": None if math.isnan(low) else [low, high], "n": self._images}
 
 
 def direction_of(key: str, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool | None:
@@ -124,19 +128,6 @@ def _possible(trainer: pl.Trainer) -> set[str]:
         if callback.observer.board is not None
         for key in callback.observer.board.possible_keys
     }
-
-
-def _per_image(key: str, trainer: pl.Trainer) -> dict[str, Any] | None:
-    """Interval of a score, and its values by image; None where the key is no score."""
-    callback = _callback_of(key, trainer)
-    if callback is None or callback.last_snapshot is None:
-        return None
-    scores = {keys.logged(callback.prefix, score.key): score for score in callback.last_snapshot.metric_scores}
-    values = callback.observer.values_by_image(scores[key]) if key in scores else {}
-    if not values:
-        return None
-    interval = scores[key].interval
-    return {"interval": None if interval is None else list(interval), "n": len(values), "per_image": values}
 
 
 def _callback_of(key: str, trainer: pl.Trainer) -> DecomCAMCallback | None:

@@ -79,6 +79,7 @@ def test_a_sweep_of_fit_is_run_shown_and_its_choice_trained_again(folder, monkey
         assert score["interval"][0] <= score["value"] <= score["interval"][1]
         assert acc["n"] == 16
         assert acc["interval"][0] <= acc["value"] <= acc["interval"][1]
+        assert outcome["config"]["model"]["init_args"]["optimizer"]["init_args"]["lr"] == outcome["params"][LR]
         weights = torch.load(outcome["checkpoint"], weights_only=True)
         assert weights["epoch"] == outcome["epoch"] == score["best_epoch"]
         place = folder / "sweep" / "trials" / str(outcome["number"])
@@ -135,11 +136,11 @@ def test_wandb_sweep_and_agent_run_the_same_file_through_fit(folder):
     with StandInServer() as server:
         environment = server.environment(folder) | {"OMP_NUM_THREADS": "1"}
         assert environment["PATH"].split(os.pathsep)[0] == os.path.dirname(sys.executable)  # noqa: PTH120 -- a text
-        said = run(folder, sweep_words("run", "sweep.yaml", "--backend", "wandb", "--n_trials", 2), environment)
+        run(folder, ["wandb", "sweep", "sweep.yaml"], environment)
         (sweep,) = server.sweeps.values()
+        run(folder, ["wandb", "agent", "--count", "2", f"tester/{sweep.project}/{sweep.name}"], environment)
     assert server.unanswered == []
     assert sweep.config == SWEEP, "the file arrives as it is"
-    assert said.strip().endswith(f"{sweep.project}/{sweep.name}")
     assert [trial[LR] for trial in sweep.trials.values()] == [0.001, 0.02]
     assert len(server.runs) == 2
     for name, trial in sweep.trials.items():

@@ -1,28 +1,29 @@
 """Sweeps of a program that answers at once: outcomes, kills, resumption, workers side by side."""
 
+import io
 import json
 import os
 import signal
-import subprocess
-import sys
+import sqlite3
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lit_decom.sweep import SweepError
-from lit_decom.sweep.run import SweepOptions, run_sweep
-from lit_decom.sweep.space import random_point
-from lit_decom.sweep.spec import read_sweep
-from lit_decom.sweep.trials import TrialRunner
+from lit_decom.sweep.run import Options, Worker, read_study, run_sweep
+from lit_decom.sweep.study import OUTCOME
+from lit_decom.sweep.trial import Outcome, Reading
 
-from .tiny import finish, results, spec_of, start, sweep_of, write_sweep
+from .tiny import finish, results, start, sweep_of, write_sweep
 
 
 @pytest.fixture
 def console():
-    from rich.console import Console
-
     return Console(quiet=True)
 
 
@@ -33,7 +34,7 @@ def run(tmp_path, monkeypatch, console):
     def run(options=None, **changed):
         options = options or {}
         file = write_sweep(tmp_path, **changed)
-        return results(run_sweep(SweepOptions(file=file, directory=tmp_path / "sweep", **options), console))
+        return results(run_sweep(Options(file=file, directory=tmp_path / "sweep", **options), console))
 
     return run
 
@@ -77,13 +78,12 @@ def test_a_grid_runs_every_point_once_with_workers_side_by_side(run, tmp_path):
     assert all(len((tmp_path / "started" / str(number)).read_text().split()) == 1 for number in done)
 
 
-def test_more_trials_of_the_same_seed_begin_as_fewer_did(run, tmp_path):
+def test_more_trials_of_the_same_seed_begin_as_fewer_did(run):
     parameters = {"x": {"min": 0.0, "max": 1.0}}
     few = run({"n_trials": 2, "backend": "random", "seed": 5}, parameters=parameters)
     more = run({"n_trials": 3, "backend": "random", "seed": 5}, parameters=parameters)
     assert {number: more[number] for number in few} == few
-    sweep = read_sweep(tmp_path / "tiny.yaml")
-    assert [more[number]["params"] for number in range(3)] == [random_point(sweep.parameters, 5, n) for n in range(3)]
+    assert len({more[number]["params"]["x"] for number in more}) == 3
 
 
 def test_a_failed_trial_is_told_and_the_others_go_on(run):
@@ -115,9 +115,9 @@ def test_a_directory_of_another_sweep_is_refused(run):
 @pytest.mark.parametrize(
     ("options", "changed", "told"),
     [
-        ({"jobs": 0}, {}, "`--jobs` to be at least 1"),
-        ({"backend": "random"}, {"early_terminate": {"type": "hyperband", "min_iter": 1}}, "backend optuna"),
-        ({"backend": "grid", "storage": "sqlite:///x.db"}, {}, "`--storage` with the backend optuna"),
+        ({"jobs": -1}, {}, "`--jobs` to be at least 0"),
+        ({"n_trials": 0}, {}, "`--n_trials` to be at least 1"),
+        ({"storage": "journal.log"}, {}, "`--storage` to be a database's URL"),
         (
             {"backend": "optuna"},
             {
@@ -137,7 +137,6 @@ def test_options_that_cannot_be_followed_are_refused(run, options, changed, told
 
 
 def test_optuna_prunes_what_is_hopeless_and_counts_it(run):
-    pytest.importorskip("optuna", reason="needs the extra `sweep`")
     early = {"early_terminate": {"type": "median", "min_trials": 2, "min_iter": 2}}
     done = run(
         {"backend": "optuna", "n_trials": 8},
@@ -151,39 +150,6 @@ def test_optuna_prunes_what_is_hopeless_and_counts_it(run):
     pruned = [outcome for outcome in done.values() if outcome["state"] == "pruned"]
     best = max(outcome["readings"]["score"]["value"] for outcome in done.values())
     assert all(outcome["readings"]["score"]["value"] < best for outcome in pruned)
-
-
-def test_a_trial_is_claimed_by_one_worker_until_it_is_released(tmp_path):
-    first, second = TrialRunner(spec_of(), tmp_path, {}), TrialRunner(spec_of(), tmp_path, {})
-    lock = first.claim(0)
-    assert lock is not None
-    assert second.claim(0) is None
-    assert first.claim(0) is None
-    second.claim(1).release()
-    lock.release()
-    second.claim(0).release()
-
-
-def test_a_killed_worker_gives_up_its_claim_though_its_child_lives_on(tmp_path):
-    code = (
-        "import subprocess, sys, time; from pathlib import Path; from lit_decom.sweep.trials import TrialRunner;"
-        "lock = TrialRunner(None, Path(sys.argv[1]), {}).claim(0);"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-        "print(child.pid, flush=True); time.sleep(60)"
-    )
-    words = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as worker:
-        child = int(worker.stdout.readline())
-        try:
-            runner = TrialRunner(spec_of(), tmp_path, {})
-            assert runner.claim(0) is None
-            worker.kill()
-            worker.wait()
-            assert alive(child)
-            runner.claim(0).release()
-        finally:
-            worker.kill()
-            os.kill(child, signal.SIGKILL)
 
 
 # ----- killed
@@ -203,7 +169,8 @@ def kill_in_trial(folder, number, *words):
     (folder / "wait" / str(number)).unlink()
 
 
-@pytest.mark.parametrize("backend", ["grid", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["grid", "random", "optuna"])
 def test_a_killed_sweep_loses_one_trial_and_ends_as_if_it_had_not_been(tmp_path, backend):
     words = ["run", "tiny.yaml", "--dir", "sweep", "--backend", backend, "--n_trials", 4, "--seed", 3]
     parameters = {"x": {"values": [0.25, 0.5, 0.75, 1.0]}} if backend == "grid" else {"x": {"min": 0.0, "max": 1.0}}
@@ -211,18 +178,20 @@ def test_a_killed_sweep_loses_one_trial_and_ends_as_if_it_had_not_been(tmp_path,
     for folder in (killed, whole):
         folder.mkdir()
         write_sweep(folder, parameters=parameters)
-    kill_in_trial(killed, 2, *words)
+    kill_in_trial(killed, 2, *words, "--heartbeat", 1)
     before = results(killed / "sweep")
     assert sorted(before) == [0, 1], "what had ended is kept"
     (lost,) = (killed / "started" / "2").read_text().split()
     eventually(lambda: not alive(int(lost)))
-    finish(start(killed, *words))
+    finish(start(killed, *words, "--heartbeat", 1))
     finish(start(whole, *words))
     after, expected = results(killed / "sweep"), results(whole / "sweep")
     assert {n: o["params"] for n, o in after.items()} == {n: o["params"] for n, o in expected.items()}
     assert {n: o["readings"] for n, o in after.items()} == {n: o["readings"] for n, o in expected.items()}
     assert {n: after[n] for n in before} == before, "none was run again"
-    assert [path.name for path in (killed / "sweep" / "lost").iterdir()] == ["2-0"]
+    states = [trial.state.name for trial in read_study(killed / "sweep").trials()]
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert len(list((killed / "sweep" / "trials").glob("2-lost-*"))) == 1
 
 
 def test_a_killed_parent_takes_its_trial_with_it(tmp_path):
@@ -238,39 +207,11 @@ def test_a_killed_parent_takes_its_trial_with_it(tmp_path):
     eventually(lambda: not alive(trial))
 
 
-def test_a_killed_study_is_consistent_and_ends_as_if_it_had_not_been(tmp_path):
-    optuna = pytest.importorskip("optuna", reason="needs the extra `sweep`")
-    words = ["run", "tiny.yaml", "--dir", "sweep", "--backend", "optuna", "--n_trials", 5, "--seed", 3]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    for folder in (killed, whole):
-        folder.mkdir()
-        write_sweep(folder, parameters={"x": {"min": 0.0, "max": 1.0}})
-    kill_in_trial(killed, 2, *words)
-    finish(start(killed, *words))
-    finish(start(whole, *words))
-
-    def study_in(folder):
-        backend = optuna.storages.journal.JournalFileBackend(str(folder / "sweep" / "journal.log"))
-        return optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
-
-    states = [trial.state.name for trial in study_in(killed).trials]
-    assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
-    study, expected = study_in(killed), study_in(whole)
-    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    assert study.trials[3].user_attrs["retry_of"] == 2
-    assert [trial.params for trial in complete] == [trial.params for trial in expected.trials]
-    assert [trial.values for trial in complete] == [trial.values for trial in expected.trials]
-    kept = results(killed / "sweep")
-    assert sorted(kept) == [trial.number for trial in complete]
-    assert all(kept[trial.number]["readings"]["score"]["value"] == trial.value for trial in complete)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["random", "optuna"])
+@pytest.mark.parametrize("backend", ["grid", "random", "optuna"])
 def test_two_worker_processes_share_the_trials_of_one_sweep(tmp_path, backend):
-    if backend == "optuna":
-        pytest.importorskip("optuna", reason="needs the extra `sweep`")
-    write_sweep(tmp_path, parameters={"x": {"min": 0.0, "max": 1.0}, "pause": {"value": 0.15}})
+    x = {"values": [k / 8 for k in range(8)]} if backend == "grid" else {"min": 0.0, "max": 1.0}
+    write_sweep(tmp_path, parameters={"x": x, "pause": {"value": 0.15}})
     words = ["run", "tiny.yaml", "--dir", "sweep", "--backend", backend, "--n_trials", 6]
     first, second = start(tmp_path, *words), start(tmp_path, *words)
     told = finish(first), finish(second)
@@ -282,32 +223,131 @@ def test_two_worker_processes_share_the_trials_of_one_sweep(tmp_path, backend):
 
 
 @pytest.mark.slow
-def test_workers_in_two_places_share_a_study_by_its_storage(tmp_path):
-    pytest.importorskip("optuna", reason="needs the extra `sweep`")
+def test_workers_in_other_places_join_a_study_by_its_storage(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    words = ["run", "tiny.yaml", "--dir", "sweep", "--backend", "optuna", "--n_trials", 4, "--storage", storage]
     for folder in (here, there):
         folder.mkdir()
-        write_sweep(folder, parameters={"x": {"min": 0.0, "max": 1.0}, "pause": {"value": 0.3}})
-    finish(start(here, *words[:-3], 2, *words[-2:]))
-    finish(start(there, *words))
-    assert sorted(results(here / "sweep")) == [0, 1]
-    assert sorted(results(there / "sweep")) == [2, 3]
-    shown = finish(start(there, "show", "sweep", "--storage", storage))
-    assert "4 trials: 4 complete" in shown
+        write_sweep(folder, parameters={"x": {"min": 0.0, "max": 1.0}, "pause": {"value": 0.3}}, method="bayes")
+    finish(start(here, "run", "tiny.yaml", "--n_trials", 4, "--storage", storage, "--jobs", 0))
+    join = ["worker", "--storage", storage, "--dir", "sweep"]
+    first, second = start(there, *join), start(here, *join)
+    told = finish(first), finish(second)
+    assert sum(text.count("complete in") for text in told) == 4
+    assert all("complete in" in text for text in told), "both had a share"
+    assert sorted(results(there / "sweep")) == [0, 1, 2, 3]
+    assert "4 trials: 4 complete" in finish(start(there, "show", "sweep"))
+    assert "Expected `--study` to be one of tiny-" in finish(start(there, *join, "--study", "other"), code=2)
+
+
+def open_sweep(folder, **changed):
+    """Open a sweep whose trials nobody runs yet."""
+    options = Options(write_sweep(folder, **changed), jobs=0, directory=folder / "sweep", heartbeat=1)
+    return options, read_study(run_sweep(options, Console(quiet=True)))
+
+
+def die_with(study, file, *, begun):
+    """Take the first trial as a worker does that dies a day ago, and return what it knew of the parameters."""
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        trial = study.optuna.ask()
+    params = {parameter.name: parameter.suggest(trial) for parameter in study.parameters if begun}
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE trials SET datetime_start = datetime('now', '-1 day') WHERE number = 0")
+        if begun:
+            database.execute("INSERT INTO trial_heartbeats(trial_id, heartbeat) VALUES (1, datetime('now', '-1 day'))")
+    database.close()
+    return params
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["with parameters", "before it had any"])
+def test_a_trial_without_sign_of_life_is_run_again_with_its_parameters(tmp_path, monkeypatch, begun):
+    monkeypatch.chdir(tmp_path)
+    options, study = open_sweep(tmp_path, method="random", parameters={"x": {"min": 0.0, "max": 1.0}}, run_cap=2)
+    params = die_with(study, tmp_path / "sweep" / "study.db", begun=begun)
+    run_sweep(replace(options, jobs=1), Console(quiet=True))
+    done = results(tmp_path / "sweep")
+    assert [outcome["state"] for outcome in done.values()] == ["complete"] * 2
+    assert params.items() <= done[0]["params"].items()
+    assert [trial.state.name for trial in study.trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_trial_whose_worker_died_before_saying_so_is_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options, study = open_sweep(tmp_path, run_cap=1)
+    die_with(study, tmp_path / "sweep" / "study.db", begun=True)
+    reading = Reading(0.5, 0.5, 0, 0.5, 0)
+    kept = Outcome(0, "complete", {"x": 0.25}, {"score": reading})
+    study.optuna._storage.set_trial_user_attr(1, OUTCOME, kept.stored())
+    run_sweep(replace(options, jobs=1), Console(quiet=True))
+    assert read_study(tmp_path / "sweep").outcomes() == [kept]
+    assert not (tmp_path / "started").exists()
+
+
+def test_a_trial_beyond_the_last_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options, study = open_sweep(tmp_path, run_cap=1)
+    worker = Worker(study, tmp_path / "sweep", options, Console(quiet=True))
+    for _ in range(2):  # as when two workers see one trial waiting
+        study.optuna.optimize(worker._run, n_trials=1)
+    assert [trial.state.name for trial in study.trials()] == ["COMPLETE", "FAIL"]
+    assert len(study.outcomes()) == 1
+
+
+def test_no_trial_is_taken_by_two_workers_at_once(tmp_path):
+    _, study = open_sweep(tmp_path, method="random", parameters={"x": {"min": 0.0, "max": 1.0}}, run_cap=40)
+
+    def take(_):
+        return [study.optuna.ask().number for _ in range(10)]
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("ignore", UserWarning)  # that heartbeats are for Study.optimize
+        taken = [number for numbers in pool.map(take, range(4)) for number in numbers]
+    assert sorted(taken) == list(range(40))
+
+
+@pytest.mark.parametrize(("goal", "target", "count"), [("maximize", 1.5, 2), ("maximize", 4, 4), ("minimize", 2.3, 1)])
+def test_a_reached_target_stops_the_sweep(run, goal, target, count):
+    done = run(metric={"name": "score", "goal": goal, "target": target})
+    assert sorted(done) == list(range(count))
+    assert len(run(metric={"name": "score", "goal": goal, "target": target})) == count, "it stays stopped"
+
+
+def test_several_objectives_are_searched_by_nsga_and_all_are_told(run, tmp_path):
+    described = {"type": "cloud", "lit_decom": {"metrics": [{"name": "acc", "goal": "maximize", "target": 0.0}]}}
+    metric = {"name": "score", "goal": "maximize", "target": 99}
+    parameters = {"x": {"min": 0.0, "max": 1.0}, "z": {"distribution": "log_normal"}}
+    done = run({"n_trials": 3}, method="bayes", controller=described, metric=metric, parameters=parameters)
+    assert len(done) == 3, "both targets must be reached"
+    trials = read_study(tmp_path / "sweep").trials()
+    assert all("NSGAIISampler:generation" in str(trial.system_attrs) for trial in trials)
+    for number, trial in enumerate(trials):
+        readings = done[number]["readings"]
+        assert trial.values == [readings["score"]["value"], readings["acc"]["value"]]
+
+
+def test_how_far_the_sweep_is_and_what_is_left_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = io.StringIO()
+    run_sweep(Options(write_sweep(tmp_path), directory=tmp_path / "sweep"), Console(file=said, width=200))
+    told = [line for line in said.getvalue().splitlines() if line.startswith("trial")]
+    assert [line.rpartition("; ")[2].partition(",")[0] for line in told] == [f"{k} of 4 trials" for k in (1, 2, 3, 4)]
+    assert all(line.endswith(" left") for line in told[:3])
+    assert told[3].endswith("4 of 4 trials")
 
 
 @pytest.mark.slow
-def test_an_interrupted_sweep_says_how_to_go_on_and_keeps_no_half_outcome(tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_sweep_says_how_to_go_on_and_keeps_no_half_outcome(tmp_path, by):
     write_sweep(tmp_path)
     (tmp_path / "wait").mkdir()
     (tmp_path / "wait" / "1").touch()
     process = start(tmp_path, "run", "tiny.yaml", "--dir", "sweep")
     eventually((tmp_path / "started" / "1").exists)
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(by)
     assert "the same command goes on" in finish(process, code=130)
     assert sorted(results(tmp_path / "sweep")) == [0]
+    states = [trial.state.name for trial in read_study(tmp_path / "sweep").trials()]
+    assert states == ["COMPLETE", "FAIL", "WAITING", "WAITING", "WAITING"], "what was running is in line again"
 
 
 def test_the_sweeps_file_is_kept_as_it_was_run(run, tmp_path):

@@ -1,10 +1,15 @@
 import json
 import math
+import random
 
+import optuna
 import pytest
+from scipy import stats
 
 from lit_decom.sweep import SweepError
-from lit_decom.sweep.space import covering_points, grid_points, nested, random_point, read_parameters, refuse_empty
+from lit_decom.sweep.space import covering_points, grid_points, nested, read_parameters
+
+from .tiny import spec_of
 
 ALL = read_parameters(
     {
@@ -20,36 +25,96 @@ ALL = read_parameters(
 )
 
 
+class Drawn:
+    """Stands in for an ``optuna.Trial``: uniform draws within what is asked for."""
+
+    def __init__(self, seed):
+        self.generator = random.Random(seed)
+
+    def suggest_categorical(self, name, choices):
+        return self.generator.choice(choices)
+
+    def suggest_int(self, name, low, high):
+        return self.generator.randint(low, high)
+
+    def suggest_float(self, name, low, high, log=False):
+        if log:
+            return math.exp(self.generator.uniform(math.log(low), math.log(high)))
+        return self.generator.uniform(low, high)
+
+
+def draws(described, count=2000):
+    (parameter,) = read_parameters({"x": described})
+    trial = Drawn(0)
+    return [parameter.suggest(trial) for _ in range(count)]
+
+
+def grid_of(described):
+    points = grid_points([parameter.counted() for parameter in read_parameters(described)])
+    return [tuple(json.loads(value) for value in point.values()) for point in points]
+
+
 def test_a_grid_goes_through_all_combinations_the_last_parameter_fastest():
-    parameters = read_parameters({"a": {"values": [1, 2]}, "b": {"min": 0, "max": 1}, "c": {"value": None}})
-    points = [tuple(point.values()) for point in grid_points(parameters)]
+    points = grid_of({"a": {"values": [1, 2]}, "b": {"min": 0, "max": 1}, "c": {"value": None}})
     assert points == [(1, 0, None), (1, 1, None), (2, 0, None), (2, 1, None)]
 
 
-def test_quantized_values_are_counted_from_the_least():
-    parameters = read_parameters({"p": {"distribution": "q_uniform", "min": 0.1, "max": 0.75, "q": 0.3}})
-    assert [point["p"] for point in grid_points(parameters)] == pytest.approx([0.1, 0.4, 0.7])
+def test_a_grid_counts_quantized_values_from_the_least():
+    points = grid_of({"p": {"distribution": "q_uniform", "min": 0.1, "max": 0.75, "q": 0.3}})
+    assert [p for (p,) in points] == pytest.approx([0.1, 0.4, 0.7])
 
 
-def test_draws_stay_in_their_ranges_and_fill_them():
-    points = [random_point(ALL, seed=0, number=number) for number in range(300)]
-    assert {point["k"] for point in points} == {1, 2, 3}
-    assert {json.dumps(point["kind"]) for point in points} == {'"a"', "null", "[1, 2]"}
-    assert {point["p"] for point in points} == {0, 0.25, 0.5, 0.75, 1}
-    assert {point["fixed"] for point in points} == {True}
-    assert all(0.5 <= point["alpha"] <= 1.5 and 1e-4 <= point["lr"] <= 1e-1 for point in points)
-    assert all(math.exp(-4) <= point["decay"] <= math.exp(-2) for point in points)
-    below = sum(point["lr"] < 10**-2.5 for point in points)  # the middle of the range in logarithms
-    assert 120 < below < 180
+# The definitions of W&B's documentation, by the quantile functions of SciPy.
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [
+        ({"distribution": "uniform", "min": 2, "max": 5}, stats.uniform(2, 3)),
+        ({"min": 0.5, "max": 1.5}, stats.uniform(0.5, 1)),
+        ({"distribution": "log_uniform", "min": -4, "max": 1}, stats.loguniform(math.exp(-4), math.exp(1))),
+        ({"distribution": "log_uniform_values", "min": 0.01, "max": 10}, stats.loguniform(0.01, 10)),
+        ({"distribution": "inv_log_uniform", "min": -1, "max": 4}, stats.loguniform(math.exp(-4), math.exp(1))),
+        ({"distribution": "inv_log_uniform_values", "min": 0.01, "max": 10}, stats.loguniform(0.01, 10)),
+        ({"distribution": "normal"}, stats.norm()),
+        ({"distribution": "normal", "mu": 3, "sigma": 0.5}, stats.norm(3, 0.5)),
+        ({"distribution": "log_normal", "mu": -2, "sigma": 0.7}, stats.lognorm(0.7, scale=math.exp(-2))),
+        ({"distribution": "beta", "a": 2, "b": 5}, stats.beta(2, 5)),
+        ({"distribution": "beta"}, stats.uniform()),
+    ],
+)
+def test_draws_have_the_distribution_that_wandb_documents(described, expected):
+    assert stats.kstest(draws(described), expected.cdf).pvalue > 0.01
 
 
-def test_a_draw_depends_on_the_seed_and_the_number_only():
-    assert random_point(ALL, 3, 5) == random_point(ALL, 3, 5)
-    assert len({json.dumps(random_point(ALL, seed, number)) for seed in (0, 1) for number in range(5)}) == 10
+@pytest.mark.parametrize(
+    ("described", "whole"),
+    [
+        ({"distribution": "q_uniform", "min": 0, "max": 10}, True),
+        ({"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25}, False),
+        ({"distribution": "q_log_uniform", "min": 0, "max": 4, "q": 5}, True),
+        ({"distribution": "q_log_uniform_values", "min": 1, "max": 100, "q": 0.5}, False),
+        ({"distribution": "q_normal", "mu": 20, "sigma": 8, "q": 2}, True),
+        ({"distribution": "q_log_normal", "mu": 2, "q": 0.1}, False),
+        ({"distribution": "q_beta", "a": 2, "b": 2, "q": 0.1}, False),
+    ],
+)
+def test_quantized_draws_are_the_nearest_multiples(described, whole):
+    base = {key: value for key, value in described.items() if key != "q"}
+    base["distribution"] = base["distribution"].removeprefix("q_")
+    q = described.get("q", 1)
+    drawn = draws(described, 200)
+    assert drawn == pytest.approx([round(value / q) * q for value in draws(base, 200)], abs=1e-9)
+    assert {type(value) for value in drawn} == {int if whole else float}
+
+
+def test_weighted_choices_come_as_often_as_they_weigh():
+    for distribution in ({}, {"distribution": "categorical"}, {"distribution": "categorical_w_probabilities"}):
+        drawn = draws({"values": ["a", None, [1]], "probabilities": [0.7, 0.0, 0.3], **distribution})
+        assert {json.dumps(value) for value in drawn} == {'"a"', "[1]"}
+        assert drawn.count("a") == pytest.approx(1400, abs=60)
 
 
 def test_nested_parameters_become_nested_values():
-    point = next(iter([random_point(ALL, 0, 0)]))
+    point = {parameter.name: parameter.ends[0] for parameter in ALL}
     assert {"net.width", "net.deep.depth"} <= set(point)
     arranged = nested(ALL, point)
     assert arranged["net"] == {"width": point["net.width"], "deep": {"depth": 3}}
@@ -64,7 +129,6 @@ def test_covering_points_show_every_choice_and_both_ends():
 
 
 def test_optuna_suggests_within_the_space_and_keeps_types():
-    optuna = pytest.importorskip("optuna", reason="needs the extra `sweep`")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     points = []
@@ -94,7 +158,16 @@ def test_optuna_suggests_within_the_space_and_keeps_types():
         ({"x": {"distribution": "log_uniform_values", "min": 0, "max": 2}}, "positive"),
         ({"x": {"distribution": "int_uniform", "min": 0, "max": 2.5}}, "integers"),
         ({"x": {"distribution": "q_uniform", "min": 0, "max": 2, "q": 3}}, "`q` of `x`"),
-        ({"x": {"values": [1, 2], "probabilities": [0.5, 0.5]}}, "`values`, but got `probabilities`, `values`"),
+        ({"x": {"distribution": "q_uniform", "min": 0, "max": 2, "q": 0}}, "`q` of `x`"),
+        ({"x": {"distribution": "uniform", "min": 0, "max": 2, "q": 1}}, "`min`, but got `max`, `min`, `q`"),
+        ({"x": {"values": [1, 2], "probabilities": [0.5, 0.6]}}, "2 shares with the sum 1"),
+        ({"x": {"values": [1, 2], "probabilities": [1]}}, "2 shares with the sum 1"),
+        ({"x": {"values": [1, 2], "probabilities": [1.5, -0.5]}}, "2 shares with the sum 1"),
+        ({"x": {"distribution": "normal", "sigma": 0}}, "`sigma` of `x` to be positive"),
+        ({"x": {"distribution": "beta", "a": -1}}, "`a` of `x` to be positive"),
+        ({"x": {"distribution": "normal", "a": 1}}, "`mu`, `sigma`, but got `a`"),
+        ({"x": {"distribution": "gamma"}}, "one of constant, categorical"),
+        ({"x": {"distribution": "inv_log_uniform_values", "min": 0, "max": 2}}, "positive"),
         ({"net": {"parameters": {}}}, "`parameters` of `net`"),
     ],
 )
@@ -106,9 +179,13 @@ def test_a_wrong_parameter_is_refused_with_its_name(described, told):
 
 def test_a_space_of_one_point_is_empty():
     with pytest.raises(SweepError, match="nothing varies: `a`, `b`"):
-        refuse_empty(read_parameters({"a": {"value": 1}, "b": {"values": [2]}}))
+        spec_of(parameters={"a": {"value": 1}, "b": {"values": [2]}})
 
 
-def test_a_grid_of_a_continuous_range_is_refused():
+@pytest.mark.parametrize(
+    "described",
+    [{"min": 0.0, "max": 1.0}, {"distribution": "normal"}, {"values": [1, 2], "probabilities": [0.5, 0.5]}],
+)
+def test_a_grid_of_what_cannot_be_counted_is_refused(described):
     with pytest.raises(SweepError, match="`alpha` to have `values`"):
-        list(grid_points(read_parameters({"alpha": {"min": 0.0, "max": 1.0}})))
+        grid_of({"alpha": described})

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -21,6 +23,18 @@ def test_our_keys_stand_where_wandb_does_not_look():
     assert spec_of().summary == "best"
 
 
+def test_what_wandb_leaves_out_is_taken_as_wandb_takes_it():
+    (objective,) = spec_of(metric={"name": "loss", "target": 0.1}).objectives
+    assert (objective.goal, objective.target) == ("minimize", 0.1)
+
+
+def test_a_shipped_sweep_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_sweep(Path("sweep/critters.yaml")).raw["name"] == "critters"
+    with pytest.raises(SweepError, match=r"Did you mean `sweep/critters\.yaml`"):
+        read_sweep(Path("sweep/criters.yaml"))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_sweep_is_read_and_has_only_keys_that_wandb_knows(path):
     sweep = read_sweep(path)
@@ -37,8 +51,9 @@ def test_a_shipped_sweep_is_read_and_has_only_keys_that_wandb_knows(path):
         ({"parametrs": {}}, "'parametrs'. Did you mean `parameters`?"),
         ({"method": "gird"}, "Did you mean `grid`?"),
         ({"method": None}, "one of bayes, grid, random, but got None"),
-        ({"metric": None}, "`metric` to be a mapping with `name` and `goal`"),
-        ({"metric": {"name": "score"}}, "`name` and `goal`"),
+        ({"metric": None}, "`metric` to be a mapping with `name`"),
+        ({"metric": {"name": "score", "impute": "best"}}, "`target`, but got {'impute': 'best', 'name': 'score'}"),
+        ({"metric": {"name": "score", "target": "high"}}, "`metric.target` to be a number"),
         ({"metric": {"name": "score", "goal": "maximise"}}, "Did you mean `maximize`?"),
         ({"metrics": []}, "`metrics` to stand under `controller.lit_decom`"),
         ({"controller": {"lit_decom": OURS}}, "`controller` to be a mapping with `type: cloud`"),

@@ -1,6 +1,5 @@
 """A program that answers at once in place of a training, and sweeps of it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -81,6 +80,7 @@ def finish(process, code=0):
 
 
 def results(directory):
-    """Return the outcomes in a sweep's directory as they are stored, by number."""
-    files = (directory / "trials").glob("*/result.json")
-    return {int(file.parent.name): json.loads(file.read_text()) for file in files}
+    """Return the outcomes of a sweep's trials as its study keeps them, by number."""
+    from lit_decom.sweep.run import read_study
+
+    return {outcome.number: outcome.stored() for outcome in read_study(directory).outcomes()}
