@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from lit_decom.components import Components
     from lit_decom.evaluation import evaluate
     from lit_decom.evidence import Capture, capture, find_target_layer, observing
-    from lit_decom.explainer import Explainer
+    from lit_decom.explainer import Explainer, explain
     from lit_decom.methods import CAM, METHODS, DecomCAM, Decomposition
     from lit_decom.models import ZeroShotClassifier
     from lit_decom.probe import Probe
@@ -31,6 +31,7 @@ _HOMES = {
     "ZeroShotClassifier": "models",
     "capture": "evidence",
     "evaluate": "evaluation",
+    "explain": "explainer",
     "find_target_layer": "evidence",
     "observing": "evidence",
 }
@@ -51,6 +52,7 @@ __all__ = [
     "ZeroShotClassifier",
     "capture",
     "evaluate",
+    "explain",
     "find_target_layer",
     "observing",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from lit_decom.functional.complexity import effective_rank
 from lit_decom.methods.base import ComponentMethod
 from lit_decom.methods.decom_cam import DecomCAM, Decomposition
 from lit_decom.probe import Probe
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 TargetPolicy = Literal["label", "predicted", "contrast"] | int | Callable[[Tensor, Tensor], Tensor]
 
@@ -135,6 +138,33 @@ class Explained:
     capture: Capture
     decomposition: Decomposition
 
+    def show(self, *, n_images: int = 8, outline: bool = False) -> "Image.Image":
+        """Draw the images with their maps, and say under each whether the network is right.
+
+        Args:
+            n_images: how many of them, from the first on.
+            outline: whether the objects' masks are outlined, where the probe has any.
+
+        Returns:
+            The picture, which a notebook shows and no window opens for.
+        """
+        from lit_decom.render import to_unit, verdict
+
+        shown = self.probe.select(range(min(n_images, len(self.probe)))).to(torch.device("cpu"))
+        confidences, answers = self.capture.logits[: len(shown)].detach().float().softmax(dim=1).max(dim=1)
+        return self.decomposition.show(
+            to_unit(shown.images, shown.mean, shown.std),
+            captions=[
+                verdict(shown.class_name(label), shown.class_name(answer), confidence)
+                for label, answer, confidence in zip(
+                    shown.labels.tolist(), answers.tolist(), confidences.tolist(), strict=True
+                )
+            ],
+            masks=shown.masks if outline else None,
+            title=f"{self.capture.layer.name}: score gain, share of energy",
+            n_images=len(shown),
+        )
+
 
 def targets_of(policy: TargetPolicy, labels: Tensor) -> Targets:
     """Turn a target policy into what :func:`lit_decom.capture` takes for images with these labels.
@@ -154,6 +184,25 @@ def targets_of(policy: TargetPolicy, labels: Tensor) -> Targets:
     if callable(policy):
         return lambda logits, rows: policy(logits, labels[rows])
     return policy
+
+
+def explain(
+    model: nn.Module,
+    probe: Probe,
+    explainer: Explainer = Explainer(),
+) -> Explained:
+    """Explain images at once: the short way for a few of them.
+
+    Args:
+        model: the network, in any mode; left as it is.
+        probe: what is explained, on any device.
+        explainer: how; its ``batch_size`` gives way to the number of images.
+
+    Returns:
+        Evidence and components; ``explain(model, probe).show()`` draws them.
+    """
+    explainer = replace(explainer, batch_size=len(probe))
+    return next(explainer.pieces(model, probe))
 
 
 @dataclass(frozen=True)

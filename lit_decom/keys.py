@@ -113,6 +113,16 @@ def seconds_of(numbers: Mapping[str, float]) -> dict[str, float]:
     return {key.removeprefix(start): value for key, value in numbers.items() if key.startswith(start)}
 
 
+def number(index: int) -> str:
+    """Number a rank or an identity that is counted from 0, as people and keys count it.
+
+    Example:
+        >>> number(0)
+        '01'
+    """
+    return f"{index + 1:02d}"
+
+
 def rank_key(quantity: str, rank: int) -> str:
     """Name a quantity of the components of one rank.
 
@@ -124,17 +134,17 @@ def rank_key(quantity: str, rank: int) -> str:
         >>> rank_key("score_gain", 0)
         'score_gain/rank_01'
     """
-    return f"{quantity}{_SEPARATOR}rank_{rank + 1:02d}"
+    return f"{quantity}{_SEPARATOR}rank_{number(rank)}"
 
 
 def component_key(quantity: str, identity: int) -> str:
     """Name a quantity of the components of one identity, counted from 0."""
-    return f"{quantity}{_SEPARATOR}component_{identity + 1:02d}"
+    return f"{quantity}{_SEPARATOR}component_{number(identity)}"
 
 
 def shared_key(quantity: str, identity: int) -> str:
     """Name a quantity of one of the components that the probe shares, by its identity, counted from 0."""
-    return f"shared_{quantity}{_SEPARATOR}{identity + 1:02d}"
+    return f"shared_{quantity}{_SEPARATOR}{number(identity)}"
 
 
 def factor_key(quantity: str, identity: int, stratum: str = "") -> str:
@@ -176,8 +186,8 @@ def family_of(key: str) -> tuple[str, str]:
         (('score_gain/component', '03'), ('class_gain/cat/component', '01'))
     """
     start, _, last = key.rpartition(_SEPARATOR)
-    kind, _, number = last.rpartition("_")
-    return (f"{start}{_SEPARATOR}{kind}" if kind else start), number
+    kind, _, own = last.rpartition("_")
+    return (f"{start}{_SEPARATOR}{kind}" if kind else start), own
 
 
 def direction_of(key: str, metrics: Mapping[str, bool | None]) -> bool | None:

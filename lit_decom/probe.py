@@ -199,6 +199,11 @@ class Probe:
         total.update(repr(self.ids).encode())
         return total.hexdigest()
 
+    def class_name(self, index: int) -> str:
+        """Name a class, by its number where no name is known."""
+        names = self.class_names
+        return names[index] if names is not None and 0 <= index < len(names) else str(index)
+
     def batches(self, size: int) -> Iterator["Probe"]:
         """Cut the probe into consecutive pieces of ``size`` images, the last one smaller."""
         if size < 1:

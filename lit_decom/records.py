@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lit_decom.methods.decom_cam import Decomposition
 from lit_decom.probe import Probe
+from lit_decom.render import to_unit
 from lit_decom.scores import Score
 
 _LAYOUT = 2  # 1: scores were kept as numbers by key alone, without interval and direction
@@ -291,22 +292,8 @@ def _refuse_other_layout(path: Path, layout: int) -> None:
 
 
 def displayed(probe: Probe) -> Tensor:
-    """Bring a probe's images to [0, 1] for the eye.
-
-    Args:
-        probe: with ``n`` images.
-
-    Returns:
-        ``(n, 3, H, W)``: un-normalised where mean and std are known, else each stretched to its own range; one channel
-        is repeated, of more than three the first three are shown.
-    """
-    images = probe.images.float()
-    if probe.mean is not None and probe.std is not None:
-        images = (images * probe.std[:, None, None] + probe.mean[:, None, None]).clamp(0, 1)
-    else:
-        low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
-        images = (images - low) / torch.where(high == low, torch.ones_like(high), high - low)
-    return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    """Bring a probe's images to [0, 1] for the eye, as :func:`lit_decom.render.to_unit` does: ``(n, 3, H, W)``."""
+    return to_unit(probe.images, probe.mean, probe.std)
 
 
 def _arrays_of(probe: Probe) -> dict[str, Any]:

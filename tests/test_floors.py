@@ -13,10 +13,10 @@ ROOT = Path(lit_decom.__file__).parent
 # Each floor holds packages and single modules. They may import what is below them, and a package's modules one another.
 FLOORS = (
     {"functional", "isolation", "keys", "process", "progress"},
-    {"models", "probe", "scores"},
+    {"models", "probe", "render", "scores"},
     {"evidence"},
     {"methods", "metrics"},
-    {"components", "records", "render", "scoring"},
+    {"components", "records", "scoring"},
     {"explainer", "data", "tasks", "sinks", "tables", "report", "dashboard", "shipped_configs"},
     {"evaluation", "observer"},
     {"callbacks"},

@@ -1,14 +1,12 @@
 """The OSSM grids of a snapshot."""
 
-from collections.abc import Sequence
-
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lit_decom.probe import Probe
 from lit_decom.records import Snapshot, displayed
-from lit_decom.render import ossm_grids
+from lit_decom.render import component_captions, ossm_grids, verdict
 
 
 def grids_of(
@@ -27,25 +25,24 @@ def grids_of(
     """
     rows = range(min(n_drawn, len(probe)))
     decomposition = record.decomposition
-    gains, energy = decomposition.score_gains.tolist(), decomposition.explained_energy.tolist()
-    valid = record.valid.tolist()
-    ossm_captions = [
-        [
-            f"{gain:+.2f}  {share:.0%}" if exists else ""
-            for gain, share, exists in zip(gains[row], energy[row], valid[row], strict=True)
-        ]
-        for row in rows
-    ]
+    called = None if record.identities is None else record.identities[: len(rows)]
+    ossm_captions = component_captions(
+        decomposition.score_gains[: len(rows)],
+        decomposition.explained_energy[: len(rows)],
+        record.valid[: len(rows)],
+        called,
+    )
     settings = record.settings
     caption = f"epoch {record.epoch}, step {record.step}: {settings['method']} at {settings['target_layer']}"
-    scales: dict[str, Tensor | None] = {f"{caption}   (score gain, share of energy; own scales)": None}
+    under = f"{'' if called is None else 'component, '}score gain, share of energy"
+    scales: dict[str, Tensor | None] = {f"{caption}   ({under}; own scales)": None}
     if peaks is not None:
-        scales[f"{caption}   (score gain, share of energy; scale of the run)"] = peaks[: len(rows)]
+        scales[f"{caption}   ({under}; scale of the run)"] = peaks[: len(rows)]
     pictures = ossm_grids(
         displayed(probe.select(rows)),
         decomposition.cam[: len(rows)],
         decomposition.ossms[: len(rows)],
-        row_captions=[_row_caption(record, probe.class_names, row) for row in rows],
+        row_captions=[_row_caption(record, probe, row) for row in rows],
         ossm_captions=ossm_captions,
         scales=scales,
     )
@@ -59,11 +56,7 @@ def peaks_of(record: Snapshot, before: Tensor | None) -> Tensor:
     return now if before is None else torch.maximum(now, before)
 
 
-def _row_caption(record: Snapshot, names: Sequence[str] | None, row: int) -> str:
-    def name(index: int) -> str:
-        return names[index] if names is not None and index < len(names) else str(index)
-
+def _row_caption(record: Snapshot, probe: Probe, row: int) -> str:
     label, prediction = int(record.labels[row]), int(record.logits[row].argmax())
     confidence = float(record.logits[row].softmax(dim=0)[prediction])
-    verdict = "✓" if label == prediction else f"→ {name(prediction)}"
-    return f"{name(label)} {verdict} {confidence:.0%}"
+    return verdict(probe.class_name(label), probe.class_name(prediction), confidence)

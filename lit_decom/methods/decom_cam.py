@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,12 @@ from lit_decom.functional.image import Blend, blend, gaussian_blur, min_max_norm
 from lit_decom.methods.base import ComponentMethod, finite_images, register
 from lit_decom.methods.presets import PRESETS, BlendSpace, Integration, Preset
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _DEFAULT_COMPONENTS = 10
 _ORTHOGONAL = 2e-3  # cosine; records hold patterns in half precision
+_SIDE_WITHOUT_IMAGE = 112
 _OPTIONS = {
     "score_dtype": ScoreDtype,
     "channel_weight": ChannelWeight,
@@ -119,6 +123,44 @@ class Decomposition:
     def cam(self) -> Tensor:
         """The integrated map ``relu(sum_i w_i OSSM_i)`` on the feature grid, ``(B, h, w)``."""
         return (self.ossms * self.contributions[:, :, None, None]).sum(dim=1).relu()
+
+    def show(
+        self,
+        images: Tensor | None = None,
+        *,
+        captions: Sequence[str] | None = None,
+        masks: Tensor | None = None,
+        title: str = "score gain, share of energy",
+        n_images: int = 8,
+    ) -> "Image.Image":
+        """Draw a row per image: the image, its integrated map and its OSSMs. A notebook shows what is returned.
+
+        Args:
+            images: ``(B, 3, H, W)`` in [0, 1]; None for maps over plain grey. :func:`lit_decom.explain` knows its own.
+            captions: ``B`` texts under the images.
+            masks: ``(B, H, W)`` bool, objects to be outlined.
+            title: above the picture.
+            n_images: how many of the images, from the first on.
+
+        Returns:
+            The picture, which no window opens for.
+        """
+        # Only who draws needs Matplotlib and PIL.
+        from lit_decom.render import component_captions, ossm_grids
+
+        n = min(n_images, len(self.valid))
+        side = _SIDE_WITHOUT_IMAGE
+        shown = self.cam.new_full((n, 3, side, side), 0.5) if images is None else images[:n]
+        (picture,) = ossm_grids(
+            shown.detach().cpu(),
+            self.cam[:n].cpu(),
+            self.ossms[:n].cpu(),
+            row_captions=[""] * n if captions is None else captions[:n],
+            ossm_captions=component_captions(self.score_gains[:n], self.explained_energy[:n], self.valid[:n]),
+            scales={title: None},
+            masks=None if masks is None else masks[:n].cpu(),
+        )
+        return picture
 
 
 @register("decom_cam")

@@ -1,0 +1,73 @@
+"""What stands under a picture: the answer of the network, and what each component does for it."""
+
+import math
+
+from torch import Tensor
+
+from lit_decom import keys
+
+RIGHT, WRONG = "✓", "✗"
+_MOST_DECIMALS = 4
+
+
+def verdict(label: str, prediction: str, confidence: float) -> str:
+    """Say whether the network is right, what it answers and how sure it is; where it is wrong, what is true.
+
+    Example:
+        >>> print(verdict("cat", "dog", 0.871))
+        ✗ dog 87%
+        true: cat
+    """
+    mark = RIGHT if label == prediction else WRONG
+    answer = f"{mark} {prediction} {confidence:.0%}"
+    return answer if mark == RIGHT else f"{answer}\ntrue: {label}"
+
+
+def component_captions(
+    gains: Tensor, shares: Tensor, valid: Tensor, identities: Tensor | None = None
+) -> list[list[str]]:
+    """Write what each component is called (where it is followed), its score gain, and its share of the energy.
+
+    Args:
+        gains: ``(n, K)``, in logits.
+        shares: ``(n, K)`` in [0, 1].
+        valid: ``(n, K)`` bool; the text of any other component is empty.
+        identities: ``(n, K)``, counted from 0.
+
+    Returns:
+        ``K`` texts for each image.
+    """
+    names = [[""] * gains.shape[1]] * len(gains)
+    if identities is not None:
+        names = [[f"{keys.number(identity)} " for identity in row] for row in identities.tolist()]
+    numbers = zip(names, gains.tolist(), shares.tolist(), valid.tolist(), strict=True)
+    return [[_component(*each) for each in zip(*row, strict=True)] for row in numbers]
+
+
+def figures(value: float, digits: int = 3, *, signed: bool = False) -> str:
+    """Write a number with so many significant digits, at most four of them behind the point.
+
+    Example:
+        >>> figures(12.345), figures(0.01234, signed=True), figures(-0.5), figures(0.0)
+        ('12.3', '+0.0123', '-0.500', '0')
+    """
+    if not math.isfinite(value):
+        return str(value)
+    magnitude = math.floor(math.log10(abs(value))) if value else 0
+    decimals = min(max(digits - 1 - magnitude, 0), _MOST_DECIMALS)
+    text = f"{value:{'+' if signed else ''}.{decimals}f}"
+    return "0" if float(text) == 0 else text
+
+
+def share_text(share: float) -> str:
+    """Write a share in per cent, and one that would round to none as below one.
+
+    Example:
+        >>> share_text(0.456), share_text(0.002), share_text(0.0)
+        ('46%', '<1%', '0%')
+    """
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def _component(name: str, gain: float, share: float, exists: bool) -> str:
+    return f"{name}{figures(gain, signed=True)} {share_text(share)}" if exists else ""
