@@ -59,6 +59,7 @@ class Snapshot:
         fallback: ``(n,)`` bool.
         numbers: what was logged, by key, the scores among them.
         metric_scores: every score of a metric with its interval and direction.
+        module_values: what the module itself had logged by then, by key, such as ``val/loss``.
         dropped: by the name of a metric that raised an error and has no score here, what it said.
         settings: method, layer, target policy, probe digest and versions.
         identities: ``(n, K)`` int64, what each component is called over the epochs; -1 where not valid.
@@ -106,6 +107,7 @@ class Snapshot:
     numbers: Mapping[str, float]
     settings: Mapping[str, Any]
     metric_scores: tuple[Score, ...] = ()
+    module_values: Mapping[str, float] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
     identities: Tensor | None = None
     births: Tensor | None = None

@@ -1,12 +1,16 @@
 """Explaining a whole probe without a Trainer."""
 
+import io
 import math
 from dataclasses import fields, replace
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from lit_decom import DecomCAM, Decomposition, capture
+from lit_decom import DecomCAM, Decomposition, capture, explain
 from lit_decom.explainer import Explainer, Explanations, summary, targets_of
 from tests.helpers.modules import Spots, probe, tiny
 
@@ -167,3 +171,49 @@ def test_a_network_that_looks_at_nothing_has_blank_maps(model):
     numbers = summary(METHOD.decompose(evidence))
     assert numbers["blank_maps"] == 4
     assert numbers["nonfinite_images"] == 0
+
+
+def test_explain_explains_all_images_at_once(model):
+    shown = probe()
+    found = explain(model, shown, Explainer(METHOD, "second", batch_size=2))
+    assert found.probe.ids == shown.ids
+    assert_same(Explanations.of(found), findings(model, shown, batch_size=2))
+
+
+def test_what_is_shown_is_a_picture_that_a_notebook_draws_and_no_window(model):
+    before = plt.get_fignums()
+    picture = explain(model, probe(), Explainer(METHOD, "second")).show(n_images=4)
+    assert plt.get_fignums() == before
+    with Image.open(io.BytesIO(picture._repr_png_())) as drawn:
+        assert drawn.size == picture.size
+    fewer = explain(model, probe(), Explainer(METHOD, "second")).show(n_images=2)
+    assert (fewer.size[0], fewer.size[1]) < picture.size
+    np.testing.assert_array_equal(np.asarray(fewer)[:135], np.asarray(picture)[:135])
+
+
+def test_what_is_shown_says_whether_the_network_is_right(model):
+    """The same maps with another truth: a cross, a red frame and the true class in place of a mark."""
+    shown = probe()
+    found = explain(model, shown, Explainer(METHOD, "second", target=0))
+    answers = found.capture.logits.argmax(dim=1)
+    truths = answers, (answers + 1) % 4
+    right, wrong = (replace(found, probe=replace(shown, labels=labels)).show() for labels in truths)
+    reds = [(np.asarray(picture) == [0xC4, 0x12, 0x1E]).all(axis=2).sum() for picture in (right, wrong)]
+    assert reds[1] - reds[0] > 6 * 1000, "the frames of six images"
+    assert wrong.size[1] == right.size[1] + 6 * 15, "a line for the true class"
+
+
+def test_masks_are_outlined_on_request(model):
+    masks = torch.zeros(6, 32, 32, dtype=torch.bool)
+    masks[:, 8:24, 8:24] = True
+    found = explain(model, replace(probe(), masks=masks), Explainer(METHOD, "second"))
+    cyan = [(np.asarray(each) == [0, 255, 255]).all(axis=2).sum() for each in (found.show(), found.show(outline=True))]
+    assert cyan[0] == 0
+    assert cyan[1] > 6 * 5 * 100
+
+
+def test_a_decomposition_is_shown_over_grey_where_it_has_no_images(model):
+    evidence = capture(model, "second", probe().images, probe().labels)
+    picture = np.asarray(METHOD.decompose(evidence).show(n_images=2))
+    assert (picture[39 : 39 + 112, 3 : 3 + 112] == 128).all()
+    assert (picture[39 : 39 + 112, 118 : 118 + 112] != 128).any()

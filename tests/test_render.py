@@ -10,8 +10,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
-from lit_decom import render
-from lit_decom.render import contribution_curves, heat_colours, ossm_grids, overlay, to_picture
+from lit_decom.render import (
+    component_captions,
+    contribution_curves,
+    figures,
+    heat_colours,
+    ossm_grids,
+    overlay,
+    text,
+    to_picture,
+    verdict,
+)
 
 STEP = 1 / 255  # pictures have eight bits
 HALF = {"rtol": 0, "atol": 1.01 * STEP}  # the grey of an image is rounded, and so is what is drawn over it
@@ -99,6 +108,7 @@ def test_overlays_stay_in_range_where_the_resized_map_overshoots():
 # ----- the grid
 
 TILE, MARGIN, TEXT = 96, 3, 15
+TOP, FOOT = 2 * TEXT + 3 * MARGIN, TEXT + MARGIN
 
 
 def grid(n=2, k=3, side=24, *, captions=None, title="a title", limits=None, **arguments):
@@ -126,7 +136,7 @@ def largest_difference(one, other):
 
 def tile_of(picture, row, column, tile=TILE):
     left = MARGIN + column * (tile + MARGIN)
-    top = 2 * TEXT + 2 * MARGIN + row * (tile + TEXT + MARGIN)
+    top = TOP + row * (tile + TEXT + MARGIN)
     return picture.crop((left, top, left + tile, top + tile))
 
 
@@ -136,7 +146,7 @@ def tile_of(picture, row, column, tile=TILE):
 def test_the_grid_has_a_row_per_image_and_a_column_per_map(n, k, side, tile):
     _, _, picture = grid(n, k, side)
     assert picture.mode == "RGB"
-    assert picture.size == ((tile + MARGIN) * (k + 2) + MARGIN, (tile + TEXT + MARGIN) * n + 2 * TEXT + 2 * MARGIN)
+    assert picture.size == ((tile + MARGIN) * (k + 2) + MARGIN, TOP + (tile + TEXT + MARGIN) * n + FOOT)
 
 
 @pytest.mark.parametrize(("side", "tile"), [(24, 96), (96, 96), (224, 160)])
@@ -168,7 +178,7 @@ def test_grids_of_two_scales_differ_in_their_maps_alone():
     )
     assert [picture.tobytes() for picture in both] == [own.tobytes(), alike.tobytes()]
     changed = np.argwhere((np.asarray(own) != np.asarray(alike)).any(axis=2))
-    below_title = changed[changed[:, 0] >= 2 * TEXT + 2 * MARGIN]
+    below_title = changed[(changed[:, 0] >= TOP) & (changed[:, 0] < TOP + 2 * (TILE + TEXT + MARGIN))]
     assert len(below_title) > 1000
     assert below_title[:, 1].min() >= MARGIN + TILE + MARGIN, "the images are the same"
 
@@ -183,33 +193,131 @@ def test_captions_are_written_under_their_tiles_and_nowhere_else():
     _, _, plain = grid(row_captions=["", ""])
     _, _, written = grid(row_captions=["", "a dog 97%"])
     changed = np.argwhere((np.asarray(plain) != np.asarray(written)).any(axis=2))
-    bottom = 2 * TEXT + 2 * MARGIN + (TILE + TEXT + MARGIN) + TILE
+    bottom = TOP + (TILE + TEXT + MARGIN) + TILE
     assert changed[:, 0].min() >= bottom
     assert changed[:, 1].max() < MARGIN + TILE
 
 
 @pytest.mark.parametrize("text", ["x" * 400, "a fairly long name of a class → another long name 97%", "✓" * 90])
 def test_captions_never_run_into_the_next_tile(text):
-    _, _, plain = grid(row_captions=["", ""])
-    _, _, written = grid(row_captions=[text, ""])
-    changed = np.argwhere((np.asarray(plain) != np.asarray(written)).any(axis=2))
-    assert len(changed) > 20
-    assert changed[:, 1].max() <= MARGIN + TILE + 1
+    _, _, picture = grid(n=1, row_captions=[text])
+    below = np.asarray(picture)[TOP + TILE : -FOOT]
+    inked = np.argwhere((below < 128).any(axis=2))
+    assert len(inked) > 20
+    own = inked[inked[:, 0] >= TEXT]  # beside the first line stand the captions of the components
+    assert own[:, 1].max() <= MARGIN + TILE + 1
 
 
-def written(text, size):
+LONG = "American Staffordshire terrier"
+
+
+def test_a_caption_goes_on_in_the_next_line_until_all_of_it_is_there():
+    lines = text.wrapped(f"✗ {LONG} 87%\ntrue: golden_retriever_of_the_north", TILE, 11)
+    assert "".join(line.replace(" ", "") for line in lines) == (
+        f"✗{LONG}87%true:golden_retriever_of_the_north".replace(" ", "")
+    )
+    assert all(text.width_of(line, 11) <= TILE for line in lines)
+    assert any(line.startswith("true: ") for line in lines)
+    assert text.wrapped("x" * 50, TILE, 11)[:-1] == [text.wrapped("x" * 50, TILE, 11)[0]] * (
+        len(text.wrapped("x" * 50, TILE, 11)) - 1
+    )
+
+
+def test_only_rows_with_long_captions_are_taller():
+    _, _, short = grid(row_captions=["a", "b"])
+    _, _, long = grid(row_captions=[f"✗ {LONG} 87%\ntrue: b", "b"])
+    n_lines = len(text.wrapped(f"✗ {LONG} 87%\ntrue: b", TILE, 11))
+    assert n_lines >= 4
+    assert long.size == (short.size[0], short.size[1] + (n_lines - 1) * TEXT)
+    last = np.asarray(short)[-(TILE + TEXT + MARGIN + FOOT) :]
+    np.testing.assert_array_equal(np.asarray(long)[-len(last) :], last)
+
+
+def test_a_title_is_whole_however_few_components_there_are():
+    title = "epoch 3, step 280: DecomCAM(n_components=1, integration='paper') at model.layer3 (score gain, share)"
+    _, _, picture = grid(k=1, title=title)
+    _, _, plain = grid(k=1, title="")
+    n_lines = len(text.wrapped(title, picture.size[0] - 2 * MARGIN, 13))
+    assert n_lines > 1
+    assert picture.size == (plain.size[0], plain.size[1] + (n_lines - 1) * TEXT)
+    head = np.asarray(picture)[: MARGIN + n_lines * TEXT]
+    assert (head[:, -1] == 255).all(), "no letter is cut off at the edge"
+    assert all((head[line * TEXT : (line + 1) * TEXT] < 128).any() for line in range(n_lines))
+
+
+def test_a_wrong_answer_has_a_red_frame_and_a_red_cross_and_a_right_one_a_green_mark():
+    _, _, picture = grid(row_captions=[verdict("cat", "dog", 0.871), verdict("cat", "cat", 0.5)])
+    pixels = np.asarray(picture).astype(int)
+    red, green = (
+        (pixels[..., one] - pixels[..., other] > 60) & (pixels[..., one] - pixels[..., 2] > 30)
+        for one, other in ((0, 1), (1, 0))
+    )
+    first = slice(TOP, TOP + TILE)
+    assert red[first, MARGIN : MARGIN + 3].all()
+    assert red[TOP : TOP + 3, MARGIN : MARGIN + TILE].all()
+    assert red[TOP + TILE : TOP + TILE + TEXT, MARGIN : MARGIN + 12].any()
+    second = TOP + TILE + 2 * TEXT + MARGIN
+    assert not red[second : second + TILE, MARGIN : MARGIN + 3].all()
+    assert green[second + TILE : second + TILE + TEXT, MARGIN : MARGIN + 12].any()
+
+
+def test_a_colour_bar_goes_from_no_heat_to_full_heat():
+    _, _, picture = grid()
+    foot = np.asarray(picture)[-FOOT:].astype(int)
+    left = MARGIN + round(text.width_of("0 ", 11))
+    bar = foot[MARGIN + 4, left : left + 120]
+    middling = torch.full((1, 3, 4, 4), 128 / 255)
+    for level, pixel in ((0.0, bar[0]), (1.0, bar[-1])):
+        shown = overlay(middling, torch.full((1, 2, 2), level), torch.ones(1))[0, :, 0, 0] * 255
+        assert np.abs(pixel - shown.numpy()).max() <= 1
+    assert (np.diff(bar.sum(axis=1)) >= -40).all()
+
+
+def test_masks_are_outlined_on_request_alone():
+    masks = torch.zeros(2, 24, 24, dtype=torch.bool)
+    masks[:, 6:18, 6:18] = True
+    _, _, plain = grid()
+    _, _, outlined = grid(masks=masks)
+    cyan = (np.asarray(outlined) == [0, 255, 255]).all(axis=2)
+    assert not (np.asarray(plain) == [0, 255, 255]).all(axis=2).any()
+    changed = (np.asarray(plain) != np.asarray(outlined)).any(axis=2)
+    assert not changed[~cyan].any()
+    edge = np.zeros((TILE, TILE), dtype=bool)
+    edge[24:72, 24:72], edge[25:71, 25:71] = True, False
+    for row in range(2):
+        for column in range(5):
+            left, top = MARGIN + column * (TILE + MARGIN), TOP + row * (TILE + TEXT + MARGIN)
+            np.testing.assert_array_equal(cyan[top : top + TILE, left : left + TILE], edge)
+
+
+def test_captions_of_components_say_number_gain_and_share():
+    gains, shares = torch.tensor([[1.25, -0.0123, torch.nan]]), torch.tensor([[0.5, 0.004, 0.0]])
+    valid = torch.tensor([[True, True, False]])
+    assert component_captions(gains, shares, valid) == [["+1.25 50%", "-0.0123 <1%", ""]]
+    called = component_captions(gains, shares, valid, torch.tensor([[0, 11, -1]]))
+    assert called == [["01 +1.25 50%", "12 -0.0123 <1%", ""]]
+
+
+@pytest.mark.parametrize("value", [123.456, 1.23456, 0.0123456, -0.5, 3e-7, 0.0])
+def test_numbers_have_three_significant_digits_or_four_decimals(value):
+    assert abs(float(figures(value)) - value) <= max(0.005 * abs(value), min(0.5e-4, 0.5 * abs(value)))
+
+
+def written(string, size):
     """A text as the renderer writes it, and as Pillow does in one go."""
     ours = np.full((24, 300), 0xFFFFFFFF, dtype=np.uint32)
-    render._write(ours, 5, 2, text, size)
+    text.write(ours, 5, 2, string, size)
     theirs = Image.new("L", (300, 24), 255)
-    ImageDraw.Draw(theirs).text((5, 2), text, fill=0, font=render._font(size))
+    ImageDraw.Draw(theirs).text((5, 2), string, fill=0, font=text._font(size))
     return (ours & 255).astype(int), np.asarray(theirs).astype(int)
 
 
-@pytest.mark.parametrize("text", ["+1.23  45%", "-0.07  3%", "a_jug ✓ 97%", "100%", "Ünder → Övér 5%"])
-def test_text_in_pieces_looks_like_text_in_one_go(text):
-    ours, theirs = written(text, 11)
-    assert (np.abs(ours - theirs) > 64).mean() < 0.003
+@pytest.mark.parametrize("string", ["+1.23  45%", "08 -0.0703 <1%", "a_jug 97%", "100%", "Ünder → Övér 5%"])
+def test_text_in_pieces_looks_like_text_in_one_go(string):
+    ours, theirs = written(string, 11)
+    first, last = ([np.argwhere((each < 128).any(axis=0)).ravel()[end] for each in (ours, theirs)] for end in (0, -1))
+    assert abs(first[0] - first[1]) <= 1
+    assert abs(last[0] - last[1]) <= 2, "each piece begins at a whole pixel"
     assert abs(ours.sum() - theirs.sum()) < 0.05 * (255 - theirs).sum()
 
 
@@ -220,7 +328,7 @@ def test_letters_that_reach_below_the_line_are_whole():
 
 def test_marks_and_arrows_are_in_the_font():
     boxes = []
-    for mark in ("✓", "→", "…", "\uffff"):
+    for mark in ("✓", "✗", "→", "\uffff"):
         _, _, plain = grid(row_captions=["", ""])
         _, _, written = grid(row_captions=[mark, ""])
         boxes.append((np.asarray(plain) != np.asarray(written)).tobytes())
@@ -247,7 +355,7 @@ def test_an_integrated_map_that_cannot_be_read_as_one_says_why():
     picture = np.asarray(ossm_grids(images, cams, ossms, **texts)[0])
     left, inked = MARGIN + TILE + MARGIN, []
     for row in range(3):
-        top = 2 * TEXT + 2 * MARGIN + row * (TILE + TEXT + MARGIN) + TILE
+        top = TOP + row * (TILE + TEXT + MARGIN) + TILE
         inked.append((picture[top : top + TEXT, left : left + TILE] < 128).any(axis=2).sum())
     assert inked[0] > inked[1] > inked[2] == 0
 

@@ -12,10 +12,14 @@ from PIL import Image
 
 from lit_decom import DecomCAM, keys
 from lit_decom.explainer import Explainer
+from lit_decom.functional.intervals import mean_intervals
+from lit_decom.functional.shares import share_intervals
 from lit_decom.metrics import AverageDrop, EnergyPointingGame
 from lit_decom.observer import Observer
 from lit_decom.records import RunDirectory
+from lit_decom.render import figures
 from lit_decom.report import write_report
+from lit_decom.report.page import SECTIONS
 from lit_decom.scores import Score
 from lit_decom.scoring import Scoring
 from tests.helpers.modules import probe as spots
@@ -47,9 +51,9 @@ def test_captions_show_the_planted_gains_energy_and_confidence(page, plan):
             shown = {tile[2]: tile for tile in tiles if tile}
             for rank, name in enumerate(identities_at(plan, epoch)):
                 values = torch.arange(plan.n_components, 0, -1).square().float()
-                tile = shown[f"no. {name}"]
+                tile = shown[f"component {name + 1:02d}"]
                 assert tile[0] == rank
-                assert tile[3] == f"{gain(epoch, image, name):+.2f}"
+                assert tile[3] == figures(gain(epoch, image, name), signed=True)
                 assert tile[4] == f"{values[rank] / values.sum() / 1.25:.0%}"
                 is_new = epoch == 0 or name not in identities_at(plan, epoch - 1)
                 assert tile[5] == ("" if is_new else "0.75")
@@ -120,8 +124,8 @@ def test_the_last_scores_stand_in_the_table(page):
         f"{score(2, name):.3f} {score(2, name) - 0.0625:.3f} to {score(2, name) + 0.0625:.3f}" for name in STRATA[:2]
     ]
     own += [f"{score(2, 'incorrect'):.3f} too few images", "0.719 too few images undefined in 1 of 2"]
-    margins = {"0.250": (0.281, 0.344), "0.375": (-0.062, 0.438), "0.438": (0.094, 0.156)}
-    rivals = [f"{value} better by {low:+.3f} to {high:+.3f}" for value, (low, high) in margins.items()]
+    margins = {"0.250": "+0.281 to +0.344", "0.375": "-0.06 to +0.44", "0.438": "+0.094 to +0.156"}
+    rivals = [f"{value} better by {ends}" for value, ends in margins.items()]
     assert first.split() == " ".join([*own, *rivals, "+0.312 +0.250 to +0.375"]).split()
     assert second.split()[:4] == [f"{score(2, 'all'):.3f}", "too", "few", "images"]
     assert "\N{EN DASH} 0.250 better by -0.344 to -0.281" in second, "never scored over the fixed images"
@@ -206,11 +210,56 @@ def test_settings_cost_and_answers_are_named(page, plan):
     for expected in (settings["method"], settings["target_layer"], settings["probe_digest"]):
         assert expected in page.text
     assert "1.50 s per snapshot (explain 1.00, score 0.25, track 0.25), 4.5 s in total" in page.words
-    assert "seconds to score: 0.25 at epoch 0, 0.25 at epoch 2" in page.words
+    assert "seconds to score: 0.250 at epoch 0, 0.250 at epoch 2" in page.words
     assert "4 images, 3 classified right at the end" in page.words
     verdicts = [block["verdicts"][0] for block in page.data["runs"][0]["images"]]
     sure = f"{torch.tensor([3.0, 0, 0, 0]).softmax(0)[0]:.0%}"
-    assert verdicts == [f"✓ {sure}"] * 3 + [f"✗ {CLASSES[0]} {sure}"]
+    assert verdicts == [f"✓ {name} {sure}" for name in CLASSES[:3]] + [f"✗ {CLASSES[0]} {sure}"]
+
+
+def test_accuracy_and_loss_stand_beside_the_components(tmp_path):
+    plan = Plan(n_images=12)
+    path = planted_run(
+        tmp_path / "run",
+        plan,
+        records={
+            epoch: record_of(plan, epoch, module_values={"val/acc": 0.5 + 0.1 * epoch, "val/loss": 2.0, "lr": 0.1})
+            for epoch in range(plan.n_epochs)
+        },
+    )
+    page = report(path)
+    low, high = share_intervals(torch.tensor([[1.0]] * 11 + [[0.0]]))[0].tolist()
+    right = f"the probe's images: 0.92 ({low:.2f} to {high:.2f}) at epoch 0"
+    assert right in page.words
+    assert f"11 classified right at the end (92%, {low:.0%} to {high:.0%})" in page.words
+    sure = torch.tensor([3.0, 0, 0, 0]).log_softmax(0)
+    loss = -(11 * sure[0] + sure[1]).item() / 12
+    assert f"the probe's images: {loss:.3f} at epoch 0" in page.words, "alike in all images but one: no interval"
+    assert "val/acc: 0.500 at epoch 0, 0.700 at epoch 2" in page.words
+    assert "val/loss: 2.00 at epoch 0, 2.00 at epoch 2" in page.words
+    assert "lr" not in [attributes.get("data-c") for attributes in page.all("g")]
+
+
+def test_a_module_that_logged_nothing_leaves_the_accuracy_of_the_probe(page):
+    assert [words for words in ("accuracy ↑", "cross-entropy ↓") if words in page.words] == [
+        "accuracy ↑",
+        "cross-entropy ↓",
+    ]
+
+
+def test_means_over_the_probe_come_with_their_intervals(tmp_path):
+    plan = Plan(n_images=12)
+    page = report(planted_run(tmp_path / "run", plan))
+    gains = torch.tensor([[gain(2, image, 0)] for image in range(plan.n_images)])
+    low, high = mean_intervals(gains)[0].tolist()
+    assert f", {gains.mean():.2f} ({low:.2f} to {high:.2f}) at epoch 2" in page.words
+
+
+def test_sections_fold_in_the_order_of_their_list(page):
+    sections = [attributes for attributes in page.all("details") if attributes.get("class") == "section"]
+    assert [attributes["id"] for attributes in sections] == [section.name for section in SECTIONS]
+    assert all("open" in attributes for attributes in sections), "without scripts nothing is hidden"
+    assert page.all("a")[0]["href"] == f"#{SECTIONS[0].name}"
 
 
 def test_gain_curves_are_drawn_by_identity(page, plan):
@@ -220,16 +269,16 @@ def test_gain_curves_are_drawn_by_identity(page, plan):
         if "Score gain of" in attributes.get("aria-label", "")
     ]
     assert len(curves) == plan.n_images
-    assert f"no. 1: {gain(0, 0, 1):.3g} at epoch 0, {gain(2, 0, 1):.3g} at epoch 2" in page.words
-    assert f"no. 2: {gain(0, 0, 2):.3g} at epoch 0, {gain(1, 0, 2):.3g} at epoch 1" in page.words
+    assert f"component 02: {figures(gain(0, 0, 1))} at epoch 0, {figures(gain(2, 0, 1))} at epoch 2" in page.words
+    assert f"component 03: {figures(gain(0, 0, 2))} at epoch 0, {figures(gain(1, 0, 2))} at epoch 1" in page.words
     ended = [attributes for attributes in page.all("path") if attributes.get("class") == "ended"]
     assert len(ended) == plan.n_images
 
 
 def test_the_swap_makes_curves_by_rank_change_more(page):
     # by identity every gain moves by 0.25; by rank two of three also swap, by 0.75
-    assert "changes by 0.25 on average; by rank it would be" in page.words
-    by_rank = float(re.search(r"by rank it would be (\d\.\d\d)", page.words)[1])
+    assert "changes by 0.250 on average; by rank it would be" in page.words
+    by_rank = float(re.search(r"by rank it would be (\d\.\d+)", page.words)[1])
     assert by_rank > 0.5
 
 
@@ -240,13 +289,13 @@ def test_births_and_deaths_are_counted_on_the_time_line(page, plan):
 
 def test_exemplars_follow_the_snapshots(page, plan):
     frames = page.data["runs"][0]["shared"]
-    assert frames[0][0][:3] == ["a0", "shared 0", "50.0%"]
+    assert frames[0][0][:3] == ["a0", "shared 01", "50.0%"]
     assert [crop[1:] for crop in frames[2][1][3]] == [[6, 6, 30, 30]] * 3
 
 
 def test_everything_from_outside_is_escaped(page):
     # the parser would have met a script element of the class name
-    assert [attributes.get("type") for attributes in page.all("script")] == ["application/json", None]
+    assert [attributes.get("type") for attributes in page.all("script")] == ["application/json", None, None]
     assert "cat <script>alert('x')</script> · image 1" in page.text
     assert 'dog "rex" · image 3' in [attributes.get("alt") for attributes in page.all("img")]
 

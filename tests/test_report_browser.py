@@ -14,6 +14,7 @@ from tests.helpers.runs import Plan, gain, identities_at, planted_run, probe_of,
 pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=str(chromium.missing()))
 
 PLAN = Plan(n_epochs=4, size=(112, 112))
+OPEN = "for (const each of document.querySelectorAll('details')) each.open = true"
 PIXELS = "return [...document.querySelectorAll(arguments[0])].map((c) => c.toDataURL())"
 
 
@@ -31,7 +32,9 @@ def pages(tmp_path_factory):
     alone = planted_run(
         folder / "alone", Plan(n_epochs=1, tracked=False, scored=False, shared=0, grid=(4, 7), size=(48, 84))
     )
-    return {"one": write_report([first]), "two": write_report([first, second]), "alone": write_report([alone])}
+    eight = planted_run(folder / "eight", replace(PLAN, n_images=8, n_components=8, run_id="eight"))
+    chosen = {"one": [first], "two": [first, second], "alone": [alone], "eight": [eight]}
+    return {kind: write_report(paths) for kind, paths in chosen.items()}
 
 
 @pytest.fixture
@@ -156,7 +159,7 @@ def test_the_keyboard_reaches_everything(page):
 def test_arrow_keys_go_from_map_to_map_and_light_up_the_curve(page):
     page.execute_script("document.querySelector('.tile canvas').focus()")
     chromium.press(page, "ARROW_RIGHT")
-    assert ask(page, "document.activeElement.getAttribute('aria-label')").startswith("Component no. 0: score gain")
+    assert ask(page, "document.activeElement.getAttribute('aria-label')").startswith("component 01: score gain")
     lit = (
         "return [...document.querySelectorAll('.card')].map("
         "(card) => [...card.querySelectorAll('.line.on')].map((line) => line.dataset.c))"
@@ -164,7 +167,7 @@ def test_arrow_keys_go_from_map_to_map_and_light_up_the_curve(page):
     assert page.execute_script(lit) == [["0"]] + [[]] * (PLAN.n_images - 1)
     assert ask(page, "document.querySelectorAll('.card:first-child .line.dim').length") == PLAN.n_components
     chromium.press(page, "ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")  # no further than the last one
-    assert ask(page, "document.activeElement.getAttribute('aria-label')").startswith("Component no. 3, new")
+    assert ask(page, "document.activeElement.getAttribute('aria-label')").startswith("component 04, new")
     chromium.press(page, "ARROW_LEFT")
     assert page.execute_script(lit)[0] == ["1"]
 
@@ -212,7 +215,7 @@ def test_dark_and_light_follow_the_system_until_chosen(page):
 def test_nothing_overflows_on_any_screen(page, pages, kind, width):
     chromium.resize(page, width, 800)
     chromium.open_report(page, pages[kind])
-    page.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+    page.execute_script(OPEN)
     assert ask(page, "document.documentElement.scrollWidth") <= width
     smallest = page.execute_script(
         "return Math.min(...[...document.querySelectorAll('.tile canvas')].map((c) => c.clientWidth))"
@@ -220,12 +223,44 @@ def test_nothing_overflows_on_any_screen(page, pages, kind, width):
     assert smallest >= 60
 
 
+def test_on_a_phone_what_comes_first_is_open_and_the_rest_is_a_table_of_contents(page, pages):
+    chromium.resize(page, 390, 844)
+    chromium.open_report(page, pages["eight"])
+    folded = ask(page, "document.documentElement.scrollHeight")
+    kinds = "return [...document.querySelectorAll(arguments[0])].map((each) => each.open)"
+    for kind in (".section", ".card details"):
+        assert page.execute_script(kinds, kind) == [True] + [False] * (len(page.execute_script(kinds, kind)) - 1)
+    assert folded < 4000
+    page.execute_script(OPEN)
+    assert ask(page, "document.documentElement.scrollHeight") > 3 * folded
+    chromium.resize(page, 1280, 900)
+    chromium.open_report(page, pages["eight"])
+    assert all(page.execute_script(kinds, ".section"))
+    assert all(page.execute_script(kinds, ".card details"))
+
+
+@pytest.mark.parametrize("kind", ["one", "two", "alone"])
+def test_every_line_is_named_in_a_legend_or_in_the_title_of_its_panel(page, pages, kind):
+    chromium.open_report(page, pages[kind])
+    unnamed = page.execute_script(
+        "return [...document.querySelectorAll('.chart .line')].map((line) => {"
+        "const name = line.querySelector('title').textContent.split(': ')[0];"
+        "const around = (e) => e ? [e, ...around(e.parentElement.closest('[data-scope]'))] : [];"
+        "const names = around(line.closest('[data-scope]')).flatMap((e) => [...e.querySelectorAll('.legend li')]);"
+        "const texts = names.map((l) => l.textContent);"
+        "const title = line.closest('figure')?.querySelector('figcaption').textContent ?? '';"
+        "return texts.includes(name) || title.startsWith(name) ? null : name; }).filter((name) => name !== null)"
+    )
+    assert ask(page, "document.querySelectorAll('.chart .line').length") > 5
+    assert unnamed == []
+
+
 def test_two_runs_stand_side_by_side_and_light_up_together(page, pages):
     chromium.open_report(page, pages["two"])
     assert now(page) == "epoch 3"
     tops = page.execute_script(TOPS)
     assert tops[0] == tops[1]
-    chromium.point_at(page, ".card .block:nth-child(1) .tile canvas[aria-label^='Component no. 1']")
+    chromium.point_at(page, ".card .block:nth-child(1) .tile canvas[aria-label^='component 02']")
     lit = page.execute_script(
         "return [...document.querySelectorAll('.line.on')].map((l) => l.closest('.block').dataset.run)"
     )

@@ -9,7 +9,7 @@ import torch
 from lit_decom.records import RunDirectory, RunDirectoryError
 from lit_decom.report import write_report
 from lit_decom.report.cards import RunFindings, cards, pair
-from lit_decom.report.charts import Chart, Line, limits_of, nice_ticks
+from lit_decom.report.charts import Chart, Line, interval_text, limits_of, nice_ticks, value_text
 from lit_decom.report.columns import follow_columns, keep_columns
 from lit_decom.report.runs import read_run
 from lit_decom.report.timeline import Timeline, events_of
@@ -39,7 +39,7 @@ def test_components_without_a_partner_get_a_key_of_their_own(tmp_path):
     page = report(first.path, second.path)
     assert page.data["matched"]
     first_tiles = page.data["runs"][0]["images"][0]["tiles"][0]
-    assert [tile[7] for tile in first_tiles] == ["B no. 0 · 1.00", "B no. 1 · 1.00", ""]
+    assert [tile[7] for tile in first_tiles] == ["B component 01 · 1.00", "B component 02 · 1.00", ""]
     assert {tile[1] for tile in page.data["runs"][1]["images"][0]["tiles"][1]} == {"0", "1", "b2"}
 
 
@@ -159,6 +159,24 @@ def test_events_leave_out_images_seen_for_the_first_time(tmp_path):
     records = {0: replace(late, identities=unseen), 1: replace(record_of(plan, 1), births=births)}
     counted = events_of(read_run(planted_run(tmp_path / "run", plan, records=records)))
     assert [event.born for event in counted] == [0, 0, plan.n_images]
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "expected"),
+    [
+        (0.0012345, None, "0.0012"),
+        (123.456, None, "123"),
+        (0.73149, (0.682, 0.781), "0.731 (0.682 to 0.781)"),
+        (0.5, (0.2, 0.8), "0.50 (0.20 to 0.80)"),
+        (0.98765, (0.98761, 0.98769), "0.987650 (0.987610 to 0.987690)"),
+        (31.6, (20.0, 43.0), "32 (20 to 43)"),
+        (1.0, (1.0, 1.0), "1.000 (1.000 to 1.000)"),
+        (None, None, "\N{EN DASH}"),
+    ],
+)
+def test_numbers_have_as_many_digits_as_their_interval_can_tell_apart(value, interval, expected):
+    ends = "" if interval is None else f" ({interval_text(interval)})"
+    assert value_text(value, interval) + ends == expected
 
 
 def luminance(colour):

@@ -7,6 +7,7 @@ import torch
 
 from lit_decom.cli import main
 from lit_decom.records import RecordLayoutError, RunDirectory, RunDirectoryError
+from lit_decom.render import figures
 from lit_decom.report import find_runs, write_report
 from lit_decom.report.runs import read_run
 from tests.helpers.page import report
@@ -24,8 +25,8 @@ def test_an_untracked_run_is_shown_by_rank_and_says_so(tmp_path):
     page = report(planted_run(tmp_path / "run", plan))
     assert "was not tracked: its columns and curves are by rank" in page.words
     tiles = page.data["runs"][0]["images"][0]["tiles"][1]
-    assert [tile[2] for tile in tiles] == ["rank 1", "rank 2", "rank 3"]
-    assert [tile[3] for tile in tiles] == [f"{gain(1, 0, name):+.2f}" for name in identities_at(plan, 1)]
+    assert [tile[2] for tile in tiles] == ["rank 01", "rank 02", "rank 03"]
+    assert [tile[3] for tile in tiles] == [figures(gain(1, 0, name), signed=True) for name in identities_at(plan, 1)]
 
 
 def test_a_run_without_scores_or_shared_components_says_so(tmp_path):

@@ -4,6 +4,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -24,6 +25,7 @@ from lit_decom.callbacks.trainer_access import (
     has_validation,
     log_values,
     logged_step,
+    module_values,
     progress,
     read_probe,
     refuse_sharded,
@@ -279,9 +281,8 @@ class DecomCAMCallback(pl.Callback):
             if self.scoring.needs_class_accuracy:
                 observer.class_accuracy = self._class_accuracy.accuracy(process)
             with self._progress(trainer) as advance:
-                self.last_snapshot = observer.observe(
-                    pl_module, epoch=epoch, step=step, process=process, advance=advance
-                )
+                found = observer.observe(pl_module, epoch=epoch, step=step, process=process, advance=advance)
+            self.last_snapshot = replace(found, module_values=module_values(trainer, self.prefix))
             explained_at = monotonic()
             numbers = self._noted(trainer, self.last_snapshot)
             if trainer.is_global_zero:

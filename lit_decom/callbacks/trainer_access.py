@@ -203,6 +203,15 @@ class Monitors:
         return keys.without_prefix(self.prefix, key) is not None
 
 
+def module_values(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
+    """Give what has been logged in this validation (without one, in this training epoch) but by a callback of `prefix`.
+
+    ``trainer.callback_metrics`` will not do: beside these, it has values of the epoch before.
+    """
+    values = trainer._logger_connector.metrics["callback"]  # noqa: SLF001
+    return {name: float(value) for name, value in values.items() if keys.without_prefix(prefix, name) is None}
+
+
 def log_values(trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, float], step: int) -> None:
     """Log values that are the same in every process, where checkpoints, schedulers and loggers find them.
 

@@ -48,15 +48,17 @@ def figures(value: float, digits: int = 3, *, signed: bool = False) -> str:
     """Write a number with so many significant digits, at most four of them behind the point.
 
     Example:
-        >>> figures(12.345), figures(0.01234, signed=True), figures(-0.5), figures(0.0)
-        ('12.3', '+0.0123', '-0.500', '0')
+        >>> figures(12.345), figures(0.01234, signed=True), figures(-0.5), figures(0.0), figures(0.00002)
+        ('12.3', '+0.0123', '-0.500', '0', '2e-05')
     """
     if not math.isfinite(value):
         return str(value)
     magnitude = math.floor(math.log10(abs(value))) if value else 0
     decimals = min(max(digits - 1 - magnitude, 0), _MOST_DECIMALS)
-    text = f"{value:{'+' if signed else ''}.{decimals}f}"
-    return "0" if float(text) == 0 else text
+    sign = "+" if signed and value else ""
+    if value and abs(value) < 0.5 * 10**-_MOST_DECIMALS:
+        return f"{value:{sign}.0e}"
+    return f"{value:{sign}.{decimals}f}" if value else "0"
 
 
 def share_text(share: float) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_decom import keys
 from lit_decom.functional.alignment import match_components
 from lit_decom.functional.curves import settled_since
 from lit_decom.methods.decom_cam import Decomposition
+from lit_decom.render import figures, share_text, verdict
 from lit_decom.report.charts import LARGE, TALL, Chart, Line, drawn, finite, limits_of
 from lit_decom.report.columns import count, follow_columns, keep_columns, names_of
 from lit_decom.report.pictures import packed
@@ -163,14 +165,15 @@ def style_of(column: int) -> str:
 
 def _card(found: Sequence[RunFindings], timeline: Timeline, row: int, pairs: Pairs | None) -> Card:
     columns = [keep_columns(each.names[:, row]) for each in found]
-    keys = [{name: str(name) for name in columns[0]}]
+    own_keys = [{name: str(name) for name in columns[0]}]
     if len(found) > 1:
         partners = {} if pairs is None else pairs.partners[row]
         columns[1] = follow_columns(columns[1], {theirs: columns[0][mine] for mine, theirs in partners.items()})
         own_name = {theirs: mine for mine, theirs in partners.items()}
-        keys.append({name: str(own_name[name]) if name in own_name else f"b{name}" for name in columns[1]})
+        own_keys.append({name: str(own_name[name]) if name in own_name else f"b{name}" for name in columns[1]})
     n_columns = count(*columns)
-    lines = [_gain_lines(*each, row) for each in zip(found, columns, keys, strict=True)]
+    likenesses = _likenesses(found, row, pairs)
+    lines = [_gain_lines(*each, row) for each in zip(found, columns, own_keys, strict=True)]
     limits = limits_of([line for each in lines for line in each], include=[0.0])
     size = TALL if len(found) == 1 else LARGE
     blocks = tuple(
@@ -186,7 +189,7 @@ def _card(found: Sequence[RunFindings], timeline: Timeline, row: int, pairs: Pai
                 size,
             ),
             _settled_note(each, row),
-            _data(each, row, _Places(columns[index], keys[index], _likenesses(found, row, pairs)[index], n_columns)),
+            _data(each, row, _Places(columns[index], own_keys[index], likenesses[index], n_columns)),
         )
         for index, each in enumerate(found)
     )
@@ -225,7 +228,7 @@ def _gain_lines(found: RunFindings, columns: dict[int, int], keys: dict[int, str
 
 def called(run: Run, name: int) -> str:
     """Say which component it is."""
-    return f"no. {name}" if run.is_tracked else f"rank {name + 1}"
+    return f"{'component' if run.is_tracked else 'rank'} {keys.number(name)}"
 
 
 def _settled_note(found: RunFindings, row: int) -> str:
@@ -271,8 +274,9 @@ def _verdict(run: Run, index: int, row: int) -> str:
     if not logits.isfinite().all():
         return "the network's answer is not finite"
     answer, label = int(logits.argmax()), int(record.labels[row])
-    sure = f"{logits.float().softmax(dim=0)[answer]:.0%}"
-    return f"✓ {sure}" if answer == label else f"✗ {run.class_name(answer)} {sure}"
+    confidence = float(logits.float().softmax(dim=0)[answer])
+    # What is true stands in the title of the card.
+    return verdict(run.class_name(label), run.class_name(answer), confidence).split("\n")[0]
 
 
 def _tiles(found: RunFindings, index: int, row: int, places: _Places) -> list[list[Any] | None]:
@@ -288,8 +292,8 @@ def _tiles(found: RunFindings, index: int, row: int, places: _Places) -> list[li
             rank,
             places.keys[name],
             called(found.run, name),
-            f"{gain:+.2f}",
-            f"{share:.0%}",
+            figures(gain, signed=True),
+            share_text(share),
             "" if confidence is None or not found.run.is_tracked else f"{confidence:.2f}",
             _event(found, index, row, rank),
             places.likenesses.get(name, ""),

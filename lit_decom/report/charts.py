@@ -4,11 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lit_decom.render import figures
+
 TALL, LARGE, SMALL = (360, 280), (360, 190), (280, 150)
 """Width and height of a chart in the units of its letters, which are 11 high."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
 _MOST_EPOCH_LABELS = 6
+_MOST_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ class Chart:
                 pieces.append([])
         return [piece for piece in pieces if piece]
 
+    @property
+    def legend(self) -> tuple[tuple[str, str, str], ...]:
+        """Name, style and key of every line."""
+        return tuple((line.name, line.style, line.key) for line in self.lines)
+
     def path(self, line: Line) -> str:
         """The line as the ``d`` of an SVG path."""
         return " ".join(_moves(piece) for piece in self.points(line) if len(piece) > 1)
@@ -146,13 +154,16 @@ class Chart:
 
     def words(self, line: Line) -> str:
         """The line in one sentence, for those who cannot see it."""
-        known = [
-            (self.labels[position], value)
-            for position, value in zip(self.positions, line.values, strict=True)
-            if value is not None
-        ]
-        first, last = (f"{value:.3g} at {label.split(' · ')[0]}" for label, value in (known[0], known[-1]))
+        known = [at for at, value in enumerate(line.values) if value is not None]
+        first, last = (self._value_at(line, at) for at in (known[0], known[-1]))
         return f"{line.name}: {first}" + (f", {last}" if len(known) > 1 else "")
+
+    def _value_at(self, line: Line, at: int) -> str:
+        """A value with its interval, if it has one, and when it was."""
+        low, high = (ends[at] if ends else None for ends in (line.low, line.high))
+        interval = None if low is None or high is None else (low, high)
+        sure = "" if interval is None else f" ({interval_text(interval)})"
+        return f"{value_text(line.values[at], interval)}{sure} at {self.labels[self.positions[at]].split(' · ')[0]}"
 
 
 def drawn(lines: Iterable[Line]) -> tuple[Line, ...]:
@@ -169,6 +180,35 @@ def limits_of(lines: Iterable[Line], *, include: Sequence[float] = ()) -> tuple[
         low, high = low - pad, high + pad
     margin = 0.04 * (high - low)
     return (low if low == 0 else low - margin), (high if high == 0 else high + margin)
+
+
+def value_text(value: float | None, interval: tuple[float, float] | None = None, *, signed: bool = False) -> str:
+    """Write a number with three significant digits, or as many as its interval lets one tell apart.
+
+    Example:
+        >>> value_text(0.123456), value_text(0.123456, (0.1, 0.3)), value_text(None)
+        ('0.123', '0.12', '–')
+    """
+    if value is None:
+        return "\N{EN DASH}"
+    sign = "+" if signed else ""
+    return figures(value, signed=signed) if interval is None else f"{value:{sign}.{_decimals(interval)}f}"
+
+
+def interval_text(interval: tuple[float, float], *, signed: bool = False) -> str:
+    """Write both ends of an interval, half its width with two significant digits.
+
+    Example:
+        >>> interval_text((0.1, 0.152)), interval_text((12.0, 20.0)), interval_text((-0.0004, 0.0011), signed=True)
+        ('0.100 to 0.152', '12.0 to 20.0', '-0.00040 to +0.00110')
+    """
+    low, high = (f"{end:{'+' if signed else ''}.{_decimals(interval)}f}" for end in interval)
+    return f"{low} to {high}"
+
+
+def _decimals(interval: tuple[float, float]) -> int:
+    half = (interval[1] - interval[0]) / 2
+    return 3 if half <= 0 else min(max(1 - math.floor(math.log10(half)), 0), _MOST_DECIMALS)
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lit_decom import keys
 from lit_decom.functional.curves import mean_absolute_change
+from lit_decom.functional.intervals import mean_intervals
 from lit_decom.records import Snapshot
+from lit_decom.render import figures
 from lit_decom.report.cards import GAIN, RunFindings, style_of
 from lit_decom.report.charts import LARGE, SMALL, Chart, Line, drawn, finite, limits_of
 from lit_decom.report.columns import count, keep_columns
@@ -42,8 +44,7 @@ class Panel:
     @property
     def legend(self) -> tuple[tuple[str, str, str], ...]:
         """Name, style and key of every line, each once."""
-        lines = (line for chart in self.charts if chart for line in chart.lines)
-        return tuple(dict.fromkeys((line.name, line.style, line.key) for line in lines))
+        return tuple(dict.fromkeys(entry for chart in self.charts if chart for entry in chart.legend))
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ def change_sentence(found: RunFindings) -> str:
     if not found.run.is_tracked or not change.pairs:
         return ""
     return (
-        f"From one snapshot to the next, the gain of a component changes by {change.by_identity:.2f} on average; "
-        f"by rank it would be {change.by_rank:.2f} ({change.pairs} pairs)."
+        f"From one snapshot to the next, the gain of a component changes by {figures(change.by_identity)} on average; "
+        f"by rank it would be {figures(change.by_rank)} ({change.pairs} pairs)."
     )
 
 
@@ -221,24 +222,37 @@ def _cost_lines(run: Run) -> list[Line]:
 
 
 def _rank_lines(gains: Tensor, images: Tensor) -> list[Line]:
-    means = gains[:, images].nanmean(dim=1)
-    return [
-        Line(
-            f"rank {rank + 1}", tuple(finite(value) for value in means[:, rank].tolist()), style_of(rank), f"rank{rank}"
-        )
-        for rank in range(means.shape[1])
-    ]
+    """Means over some images, one line per rank; ``gains`` is ``(T, n, K)``."""
+    return _mean_lines(gains[:, images], "rank")
 
 
 def _first_lines(found: RunFindings) -> list[Line]:
     # Identities count from 0 in each image, in the order of the ranks in which it was first seen.
-    lines = []
+    by_name = []
     for name in range(found.names.shape[2]):
-        means = torch.where(found.names == name, found.gains, torch.nan).flatten(1).nanmean(dim=1)
-        lines.append(
-            Line(f"began as rank {name + 1}", tuple(map(finite, means.tolist())), style_of(name), f"rank{name}")
+        here = found.names == name
+        gains = torch.where(here, found.gains, 0).sum(dim=2)  # an image has a component once
+        by_name.append(gains.where(here.any(dim=2), torch.nan))
+    return _mean_lines(torch.stack(by_name, dim=2), "component")
+
+
+def _mean_lines(gains: Tensor, kind: str) -> list[Line]:
+    """Means over images with their intervals, one line per column of ``(T, n, K)``; NaN leaves an image out."""
+    snapshots, n, k = gains.shape
+    finite_gains = gains.where(gains.isfinite(), torch.nan)
+    means = finite_gains.nanmean(dim=1)
+    ends = mean_intervals(finite_gains.transpose(0, 1).reshape(n, snapshots * k)).reshape(snapshots, k, 2)
+    return [
+        Line(
+            f"{kind} {keys.number(index)}",
+            tuple(map(finite, means[:, index].tolist())),
+            f"{style_of(index)} faint",
+            f"rank{index}",
+            tuple(map(finite, ends[:, index, 0].tolist())),
+            tuple(map(finite, ends[:, index, 1].tolist())),
         )
-    return lines
+        for index in range(k)
+    ]
 
 
 def _shared_lines(run: Run, letter: str) -> list[Line]:
@@ -269,7 +283,7 @@ def _shared_tracked(run: Run) -> bool:
 
 
 def _shared_name(run: Run, name: int) -> str:
-    return f"shared {name}" if _shared_tracked(run) else f"shared rank {name + 1}"
+    return f"shared {'' if _shared_tracked(run) else 'rank '}{keys.number(name)}"
 
 
 def _number(record: Snapshot, name: str) -> float | None:

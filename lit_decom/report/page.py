@@ -1,19 +1,16 @@
 """write_report: from run directories to one HTML file that needs nothing else."""
 
 import base64
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from typing import Any, NamedTuple
 
 from lit_decom.functional.intervals import MIN_IMAGES
 from lit_decom.records import RunDirectoryError
-from lit_decom.render import heat_colours, ossm_grids
+from lit_decom.render import component_captions, heat_colours, ossm_grids, share_text, verdict
 from lit_decom.report.cards import Card, Pairs, RunFindings, cards, pair
+from lit_decom.report.network import accuracy_and_loss, share_right
 from lit_decom.report.overview import (
     SharedSection,
     change_sentence,
@@ -29,10 +26,29 @@ from lit_decom.report.overview import (
 from lit_decom.report.pictures import data_uri, photo
 from lit_decom.report.runs import Run, read_run
 from lit_decom.report.scores import dropped_metrics, scores_of
+from lit_decom.report.shell import render_page
 from lit_decom.report.timeline import Timeline, events_of
 
 _CANVAS_SIDE = 112
 _MOST_RUNS = 2
+
+
+class Section(NamedTuple):
+    """A part of the page that can be folded; ``templates/sections/<name>.html.j2`` is what it shows."""
+
+    name: str
+    title: str
+
+
+SECTIONS = (
+    Section("components", "Components"),
+    Section("curves", "Score gain over the probe"),
+    Section("scores", "Scores, by what the network gets right"),
+    Section("shared", "Shared components"),
+    Section("numbers", "Everything else over the epochs"),
+    Section("settings", "Settings and cost"),
+)
+"""From the top of the page to its end. The first one is what a narrow screen opens with."""
 
 
 def write_report(
@@ -93,8 +109,10 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
     shared = [shared_components(run, letter) for run, letter in zip(runs, "ab", strict=False)]
     panels, idle = logged_numbers(runs, timeline)
     photos = _photos(runs[0], {*rows, *(row for each in shared if each for row in each.rows)})
-    script = _source("report.js")
     context = {
+        "sections": [section for section in SECTIONS if panels or section.name != "numbers"],
+        "two": len(runs) == _MOST_RUNS,
+        "network": accuracy_and_loss(runs, timeline),
         "runs": [_about(run, timeline) for run in runs],
         "timeline": timeline,
         "cards": drawn,
@@ -113,22 +131,8 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
         "panels": panels,
         "idle": idle,
         "data": _data(runs, timeline, drawn, shared, photos) | {"matched": pairs is not None},
-        "style": Markup(_source("report.css")),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    environment = Environment(
-        loader=PackageLoader("lit_decom"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(context)
-
-
-def _source(name: str) -> str:
-    return (Path(__file__).parents[1] / "templates" / name).read_text(encoding="utf-8")
+    return render_page("report.html.j2", context, script="report.js")
 
 
 def _matched(found: Sequence[RunFindings], timeline: Timeline, epoch: int | None) -> tuple[Pairs | None, str]:
@@ -159,10 +163,10 @@ def _about(run: Run, timeline: Timeline) -> dict[str, Any]:
     """The run in words and numbers."""
     cost = cost_sentence(run)
     first, last = run.records[0], run.last
-    right = int((last.logits.argmax(dim=1) == last.labels).sum())
+    right = _right_at_end(run)
     facts: dict[str, tuple[str, ...]] = {
         "snapshots": (f"{len(run.records)}, epoch {first.epoch} to {last.epoch}, step {first.step} to {last.step}",),
-        "probe": (f"{len(last.ids)} images, {right} classified right at the end",),
+        "probe": (f"{len(last.ids)} images, {right}",),
         "cost": (cost,),
     }
     facts |= {words(name): _setting(value) for name, value in run.settings.items()}
@@ -174,13 +178,20 @@ def _about(run: Run, timeline: Timeline) -> dict[str, Any]:
         "layer": str(run.settings.get("target_layer", "an unknown layer")),
         "n_snapshots": len(run.records),
         "n_images": len(last.ids),
-        "n_right": right,
+        "right": right,
         "n_components": last.valid.shape[1],
         "epochs": (first.epoch, last.epoch),
         "is_tracked": run.is_tracked,
         "events": events_of(run) if run.is_tracked else [],
         "cost": cost,
     }
+
+
+def _right_at_end(run: Run) -> str:
+    n_right, interval = share_right(run.last)
+    share = share_text(n_right / len(run.last.ids))
+    sure = f", {share_text(interval[0])} to {share_text(interval[1])}" if interval is not None else ""
+    return f"{n_right} classified right at the end ({share}{sure})"
 
 
 def _setting(value: Any) -> tuple[str, ...]:
@@ -203,23 +214,26 @@ def _still(run: Run, found: RunFindings, rows: range) -> Any:
     decomposition = found.decompositions[-1]
     shape = (len(run.last.ids), 3, _CANVAS_SIDE, _CANVAS_SIDE)
     images = run.probe.images if run.probe else decomposition.cam.new_full(shape, 0.5)
-    captions = [
-        [
-            f"{found.gains[-1, row, rank]:+.2f}  {found.shares[-1, row, rank]:.0%}" if run.last.valid[row, rank] else ""
-            for rank in range(run.last.valid.shape[1])
-        ]
-        for row in rows
-    ]
-    title = f"epoch {run.last.epoch}, step {run.last.step} (score gain, share of energy)"
+    n = len(rows)
+    captions = component_captions(
+        found.gains[-1, :n], found.shares[-1, :n], run.last.valid[:n], found.names[-1, :n] if run.is_tracked else None
+    )
+    under = f"{'component, ' if run.is_tracked else ''}score gain, share of energy"
+    title = f"epoch {run.last.epoch}, step {run.last.step} ({under})"
     (picture,) = ossm_grids(
-        images[: len(rows)],
-        decomposition.cam[: len(rows)],
-        decomposition.ossms[: len(rows)],
-        row_captions=[run.class_name(int(run.last.labels[row])) for row in rows],
+        images[:n],
+        decomposition.cam[:n],
+        decomposition.ossms[:n],
+        row_captions=[_answer(run, row) for row in rows],
         ossm_captions=captions,
         scales={title: None},
     )
     return picture
+
+
+def _answer(run: Run, row: int) -> str:
+    confidence, answer = run.last.logits[row].float().softmax(dim=0).max(dim=0)
+    return verdict(run.class_name(int(run.last.labels[row])), run.class_name(int(answer)), float(confidence))
 
 
 def _data(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lit_decom import keys
 from lit_decom.functional.intervals import MIN_IMAGES
 from lit_decom.report.cards import style_of
-from lit_decom.report.charts import SMALL, Line, finite
+from lit_decom.report.charts import SMALL, Line, finite, interval_text, value_text
 from lit_decom.report.overview import Panel, panel, words
 from lit_decom.report.runs import Run
 from lit_decom.report.timeline import Timeline
@@ -62,6 +62,7 @@ class ScoreSection:
         panels: one per metric, a line per stratum.
         fixed_panels: the same over the images that were in the strata at the reference epoch.
         legend: name, style and key of every stratum and baseline.
+        fixed_legend: the same of the panels over fixed strata.
         tables: one per run; None where it has no scores.
         verdicts: for each run, how it stands against chance; None where nothing was compared.
     """
@@ -69,6 +70,7 @@ class ScoreSection:
     panels: tuple[Panel, ...]
     fixed_panels: tuple[Panel, ...]
     legend: tuple[tuple[str, str, str], ...]
+    fixed_legend: tuple[tuple[str, str, str], ...]
     tables: tuple[ScoreTable | None, ...]
     verdicts: tuple[ChanceVerdict | None, ...]
 
@@ -92,6 +94,7 @@ def scores_of(runs: Sequence[Run], timeline: Timeline) -> ScoreSection | None:
             *((words(name), styles[name], name) for name in moving),
             *((_baseline_name(name), dashes[name], name) for name in baselines),
         ),
+        tuple((words(name), styles[name], keys.unfixed(name)) for name in fixed),
         tuple(each.table(metrics, [*moving, *fixed], baselines) if each.metrics else None for each in known),
         tuple(each.verdict() for each in known),
     )
@@ -200,9 +203,9 @@ class _RunScores:
         low, high = rival.paired_difference or (0.0, 0.0)
         values = f"{_text(own)} against {_text(rival)} of {keys.CHANCE[rival.explanation]}"
         reason = (
-            f"chance is better by {-high:.3f} to {-low:.3f}"
+            f"chance is better by {interval_text((-high, -low))}"
             if high < 0
-            else f"the difference may be 0, its interval is {low:+.3f} to {high:+.3f}"
+            else f"the difference may be 0, its interval is {interval_text((low, high), signed=True)}"
         )
         return f"{words(rival.metric)}: {values}; {reason}."
 
@@ -270,7 +273,7 @@ def _cell(score: Score | None, n_defined: int | None = None, *, signed: bool = F
         return ScoreCell(_text(score), _undefined(score))
     n_defined = score.n - score.undefined if n_defined is None else n_defined
     if score.interval is not None:
-        interval = _interval(score.interval, signed=signed)
+        interval = interval_text(score.interval, signed=signed)
     else:
         interval = _TOO_FEW if n_defined < MIN_IMAGES else "no interval: values too much alike"
     return ScoreCell(_text(score, signed=signed), (interval, *_undefined(score)))
@@ -283,7 +286,7 @@ def _rival_cell(score: Score | None) -> ScoreCell:
     if score.paired_difference is None:
         notes = (_cell(score).notes[0],) if _cell(score).notes[:1] == (_TOO_FEW,) else ("cannot be told apart",)
         return ScoreCell(_text(score), notes)
-    return ScoreCell(_text(score), (f"better by {_interval(score.paired_difference, signed=True)}",))
+    return ScoreCell(_text(score), (f"better by {interval_text(score.paired_difference, signed=True)}",))
 
 
 def _undefined(score: Score | None) -> tuple[str, ...]:
@@ -295,13 +298,7 @@ def _baseline_name(name: str) -> str:
 
 
 def _text(score: Score | None, *, signed: bool = False) -> str:
-    value = None if score is None else finite(score.value)
-    return "\N{EN DASH}" if value is None else f"{value:{'+' if signed else ''}.3f}"
-
-
-def _interval(ends: tuple[float, float], *, signed: bool = False) -> str:
-    low, high = (f"{end:{'+' if signed else ''}.3f}" for end in ends)
-    return f"{low} to {high}"
+    return value_text(None) if score is None else value_text(finite(score.value), score.interval, signed=signed)
 
 
 def _counted(n: int, what: str) -> str:

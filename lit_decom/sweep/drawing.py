@@ -5,10 +5,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from lit_decom.report import render_page
 from lit_decom.sweep.selection import Choice
 from lit_decom.sweep.spec import Objective
 from lit_decom.sweep.trial import Outcome, Reading, plain_text
@@ -93,16 +93,8 @@ def page_of(title: str, statements: Sequence[str], rows: Sequence[Mapping[str, s
     """Compose a page that needs no other file and no network."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
-    environment = Environment(
-        loader=PackageLoader("lit_decom"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("sweep.html.j2").render(
-        title=title, statements=statements, rows=rows, picture=base64.b64encode(picture.getvalue()).decode()
-    )
+    drawn = base64.b64encode(picture.getvalue()).decode()
+    return render_page("sweep.html.j2", {"title": title, "statements": statements, "rows": rows, "picture": drawn})
 
 
 def value_text(reading: Reading | None) -> str:

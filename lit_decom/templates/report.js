@@ -2,11 +2,18 @@
 (async () => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.documentElement;
-  const [slider, now, play, theme] = ["slider", "now", "play", "theme"].map((id) => document.getElementById(id));
+  const [slider, now, play] = ["slider", "now", "play"].map((id) => document.getElementById(id));
   const last = data.labels.length - 1;
   const [height, width] = data.canvas;
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const heat = bytes(data.heat);
+
+  // On a narrow screen what comes first is open, and the rest is a table of contents.
+  if (matchMedia("(max-width: 760px)").matches) {
+    for (const kind of [".section", ".card details"]) {
+      [...document.querySelectorAll(kind)].slice(1).forEach((each) => { each.open = false; });
+    }
+  }
 
   // ----- maps
 
@@ -133,7 +140,7 @@
     title.append(make("br", ""));
     if (partner) lines.push(make("br", ""), make("span", `≈ ${partner}`));
     tile.querySelector(".cap").replaceChildren(...lines);
-    canvas.setAttribute("aria-label", `Component ${name}${event ? `, ${event}` : ""}: score gain ${gain}, `
+    canvas.setAttribute("aria-label", `${name}${event ? `, ${event}` : ""}: score gain ${gain}, `
       + `${share} of the energy` + (confidence ? `, confidence ${confidence}` : "") + (partner ? `, like ${partner}` : ""));
   };
 
@@ -141,7 +148,9 @@
     const run = data.runs[block.run];
     const frame = run.frames[position];
     const [cam, ...columns] = block.tiles;
-    block.element.querySelector(".verdict").textContent = frame === null ? "" : block.image.verdicts[frame];
+    const letter = data.runs.length > 1 ? `${"AB"[block.run]} ` : "";
+    const verdict = block.element.closest(".card").querySelectorAll(".verdict")[block.run];
+    verdict.textContent = frame === null ? "" : letter + block.image.verdicts[frame];
     block.element.querySelector(".stale").textContent = frame === null
       ? "No snapshot yet." : run.labels[frame] === data.labels[position] ? "" : `No record here: ${run.labels[frame]} is shown.`;
     if (frame === null) {
@@ -257,16 +266,6 @@
     next.focus();
     event.preventDefault();
   });
-
-  // ----- light and dark
-
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
-  const nameTheme = () => { theme.textContent = isDark() ? "Light" : "Dark"; };
-  theme.hidden = false;
-  theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; nameTheme(); });
-  prefersDark.addEventListener("change", nameTheme);
-  nameTheme();
 
   show();
   root.dataset.ready = "";

@@ -13,6 +13,7 @@ from lit_decom.callbacks import pictures
 from lit_decom.callbacks.pictures import grids_of, peaks_of
 from lit_decom.callbacks.reporting import curves_of
 from lit_decom.records import Snapshot
+from lit_decom.render import figures
 from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
 
 
@@ -63,18 +64,20 @@ def test_a_row_says_the_class_the_prediction_and_how_sure_it_is(record, drawn):
     grids_of(record, probe(), 6)
     sure = math.exp(3) / (math.exp(3) + 3)
     right, wrong = drawn[0]["row_captions"][0], drawn[0]["row_captions"][3]
-    assert right == f"{CLASSES[0]} ✓ {sure:.0%}"
-    assert wrong == f"{CLASSES[3]} → {CLASSES[0]} {sure:.0%}"
+    assert right == f"✓ {CLASSES[0]} {sure:.0%}"
+    assert wrong == f"✗ {CLASSES[0]} {sure:.0%}\ntrue: {CLASSES[3]}"
 
 
 def test_classes_without_names_are_numbers(record, drawn):
     grids_of(record, probe(class_names=None), 4)
-    assert drawn[0]["row_captions"][3].startswith("3 → 0 ")
+    assert drawn[0]["row_captions"][3].startswith("✗ 0 ")
+    assert drawn[0]["row_captions"][3].endswith("true: 3")
 
 
 def test_a_class_past_the_names_is_a_number(record, drawn):
     grids_of(replace(record, logits=torch.eye(9)[[8] * 6]), probe(), 1)
-    assert drawn[0]["row_captions"][0].startswith("north → 8 ")
+    assert drawn[0]["row_captions"][0].startswith("✗ 8 ")
+    assert drawn[0]["row_captions"][0].endswith("true: north")
 
 
 def test_an_ossm_says_its_gain_and_its_share_and_nothing_where_there_is_none(record, drawn):
@@ -84,8 +87,15 @@ def test_an_ossm_says_its_gain_and_its_share_and_nothing_where_there_is_none(rec
     grids_of(record, probe(), 2)
     gains, shares = record.decomposition.score_gains[0], record.decomposition.explained_energy[0]
     first = drawn[0]["ossm_captions"][0]
-    assert first[0] == f"{gains[0]:+.2f}  {shares[0]:.0%}"
+    assert first[0] == f"{figures(float(gains[0]), signed=True)} {shares[0]:.0%}"
     assert drawn[0]["ossm_captions"][1][2] == ""
+
+
+def test_an_ossm_of_a_followed_component_has_the_number_of_its_key(record, drawn):
+    identities = torch.arange(3).flip(0).expand(6, 3)
+    grids_of(replace(record, identities=identities), probe(), 1)
+    assert [text.split()[0] for text in drawn[0]["ossm_captions"][0]] == ["03", "02", "01"]
+    assert "(component, score gain, share of energy; own scales)" in next(iter(drawn[0]["scales"]))
 
 
 def test_the_caption_says_when_and_how(record, drawn):

@@ -373,3 +373,14 @@ def test_a_bar_that_is_switched_off_or_of_ones_own_shows_nothing(tmp_path, capsy
         fit(tmp_path, callback(), *bar, enable_progress_bar=bool(bar))
     shown = capsys.readouterr()
     assert "DecomCAM" not in (shown.out + shown.err).replace("DecomCAM explains", "")
+
+
+@pytest.mark.parametrize(("validate", "name"), [(True, "val/loss"), (False, "train/loss")])
+def test_records_keep_what_the_module_has_logged_in_the_same_epoch_and_none_of_our_values(tmp_path, validate, name):
+    observer = callback()
+    run = fit(tmp_path, observer, max_epochs=3, validate=validate, logger=CSVLogger(tmp_path))
+    with Path(run.logger.log_dir, "metrics.csv").open() as file:
+        logged = [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+    records = list(observer.directory.records())
+    assert [record.module_values for record in records] == [{name: pytest.approx(value)} for value in logged]
+    assert len(set(logged)) == 3

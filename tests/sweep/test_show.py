@@ -91,6 +91,15 @@ def test_what_is_written_reads_back(tmp_path):
     assert "0.7, 0.6" in page
 
 
+def test_the_page_has_the_look_of_a_report(tmp_path):
+    plant(tmp_path, trial(0, 0.9, 0.7))
+    shown(tmp_path)
+    page = (tmp_path / "sweep.html").read_text()
+    assert 'name="viewport"' in page
+    assert "color-scheme: light dark" in page
+    assert 'id="theme"' in page
+
+
 def test_a_page_shows_names_as_text(tmp_path):
     nasty = "<script>alert(1)</script>"
     outcome = trial(0, 0.9, 0.7)
