@@ -115,7 +115,7 @@ class _Images:
 
     @cached_property
     def compared_sets(self) -> list[tuple[int, SetMetric, tuple[Tensor, Tensor]]]:
-        """Place and metric of each baseline that is compared as a set, and the rows of the better and the worse side."""
+        """Place and metric of each baseline compared as a set, and the rows of both sides, the better one first."""
         found = []
         for at, ((name, explanation), rows) in enumerate(self.columns.items()):
             metric, own = self.metrics[name], self.columns.get((name, keys.OWN))
