@@ -1,4 +1,4 @@
-"""A ready-made W&B workspace, as code: panels for evolution, strata and sanity."""
+"""A ready-made W&B workspace, as code: a section per question that a person asks of a run."""
 
 import argparse
 from importlib import import_module
@@ -8,6 +8,35 @@ _STEP = "trainer/global_step"
 _MISSING = "Expected `wandb-workspaces` to be installed: pip install 'lit-decom[dashboard]'"
 
 EXPECTED_ERRORS = (ModuleNotFoundError,)
+
+# By question, as in `keys.ESSENTIAL`: the title of each chart, and the keys that it draws, as a regular expression.
+# What stands in one chart has one unit. Of components, a chart has as many lines as the callback sends.
+CHARTS = {
+    "What does it look at?": {
+        "Energy on the object, beside that of a centred blob": r"energy_pointing_game/all(/center_map)?",
+        "Share of the energy, by component": r"explained_energy/component_\d+",
+    },
+    "Does it matter?": {
+        "Score gain since its birth, by component (logit)": r"score_gain/component_\d+",
+        "Average drop: score lost outside the map (lower is better)": r"average_drop/all",
+    },
+    "Is it stable?": {
+        "Drift: how far explanations moved (0 to 1)": r"drift",
+        "Confidence of the matching (0 to 1)": r"confidence",
+        "Births and deaths, per image": r"births|deaths",
+    },
+    "Does it differ where it is wrong?": {
+        "Accuracy on the probe": r"accuracy",
+        "Images right and wrong": r"count/(correct|incorrect)",
+        "Energy on the object, right and wrong": r"energy_pointing_game/(correct|incorrect)",
+        "Average drop, right and wrong": r"average_drop/(correct|incorrect)",
+        "Right less wrong": r"(energy_pointing_game|average_drop)/gap",
+    },
+    "What did it cost?": {
+        "Seconds per snapshot": r"seconds",
+        "Errors, and snapshots without a metric": r"errors|dropped/.*",
+    },
+}
 
 
 def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
@@ -28,40 +57,11 @@ def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
         import wandb_workspaces.workspaces as ws
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(_MISSING) from error
-    evolution = [
-        _media("OSSMs of the probe", f"{prefix}/ossms"),
-        _lines("Score gain of each component since its birth", prefix, r"score_gain/component_\d+"),
-        _lines("Share of energy of each component", prefix, r"explained_energy/component_\d+"),
-        _lines("Components shared by the probe: share of energy", prefix, r"shared_energy/\d+"),
-        _lines("Components shared by the probe: score gain", prefix, r"shared_gain/\d+"),
-        _lines("Births and deaths per image", prefix, "births|deaths|flips|swaps"),
-        _lines("Is it still the same? Confidence, similarity, drift", prefix, "confidence|similarity|drift"),
-        _lines(
-            "Are maps like those of the last snapshot, of the first right one?",
-            prefix,
-            r"map_stability\w*/all",
-        ),
-    ]
-    strata = [
-        _lines(title, prefix, rf"{metric}/(fixed_)?(all|correct|incorrect)")
-        for title, metric in (
-            ("Energy in the mask", "energy_pointing_game"),
-            ("Pointing game", "pointing_game"),
-            ("Parts outlined (average precision)", "part_average_precision"),
-            ("Average drop (lower is better)", "average_drop"),
-            ("Average gain", "average_gain"),
-            ("Gini index", "gini"),
-        )
-    ]
-    strata += [_lines("Images per stratum", prefix, r"count/\w+"), _lines("Gap, right less wrong", prefix, r"\w+/gap")]
-    sanity = [
-        _lines("Energy in the mask against Grad-CAM and chance", prefix, r"energy_pointing_game/all(/\w+)?"),
-        _lines("Parts outlined against chance", prefix, r"part_average_precision/all(/\w+)?"),
-        _lines("The same component for a part in every image", prefix, r"fixed_index_part_ap/all(/\w+)?"),
-        _lines("What went wrong", prefix, "errors|blank_maps|nonfinite_images|uniform_weights|undefined/.*|dropped/.*"),
-        _lines("Seconds per snapshot", prefix, r"seconds(/\w+)?"),
-    ]
-    sections = {"Evolution": evolution, "Right and wrong": strata, "Sanity": sanity}
+    sections = {
+        question: [_lines(title, prefix, pattern) for title, pattern in charts.items()]
+        for question, charts in CHARTS.items()
+    }
+    sections["What does it look at?"].insert(0, _media("OSSMs of the probe", f"{prefix}/ossms"))
     return ws.Workspace(
         entity=entity,
         project=project,

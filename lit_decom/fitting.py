@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from typing_extensions import override
 
@@ -24,6 +26,7 @@ from lit_decom import keys
 from lit_decom.callbacks import DecomCAMCallback
 from lit_decom.evidence.layers import TargetLayerError
 from lit_decom.shipped_configs import with_paths
+from lit_decom.sinks import log_settings
 from lit_decom.tables import SUFFIXES, ScoreTable, write_scores
 
 # What a user can mend: an unknown layer, arguments that do not go together, a missing file or extra.
@@ -42,7 +45,15 @@ class KeepConfig(SaveConfigCallback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The run has no directory yet."""
+        """Give the trackers the whole configuration; the run has no directory yet."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        for logger in trainer.loggers:
+            try:
+                log_settings(logger, "cli", settings)
+            except Exception as error:  # noqa: BLE001 -- a tracker that is down ends no training
+                rank_zero_warn(f"Could not send the configuration to {type(logger).__name__}: {error}")
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -6,6 +6,7 @@ and what it counts. The callback puts its prefix before all of them.
 """
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 
 OWN = ""
 """The explanation of the method itself, in the place of a baseline's name."""
@@ -22,13 +23,44 @@ CHANCE = {
 }
 """Explanations that know nothing of the image, or only where it is explained, and what a sentence calls them."""
 
+ESSENTIAL = {
+    "What does it look at?": (
+        "energy_pointing_game/all",
+        "energy_pointing_game/all/center_map",
+        "explained_energy/component_01",
+    ),
+    "Does it matter?": ("score_gain/component_0[1-3]", "average_drop/all"),
+    "Is it stable?": ("drift", "confidence", "births", "deaths"),
+    "Does it differ where it is wrong?": (
+        "accuracy",
+        "count/correct",
+        "count/incorrect",
+        "energy_pointing_game/correct",
+        "energy_pointing_game/incorrect",
+        "energy_pointing_game/gap",
+        "average_drop/correct",
+        "average_drop/incorrect",
+        "average_drop/gap",
+    ),
+    "What did it cost?": ("seconds", "errors", "dropped/*"),
+}
+"""By the question that a person asks of a run, patterns of the keys that answer it: what trackers get by default."""
+
 _SEPARATOR = "/"
 _OF_CLASS = "class_gain"
 # By the first word of a key: whether higher is better, where either is.
-_DIRECTIONS = {"score_gain": True, "errors": False, "blank_maps": False, "nonfinite_images": False, "seconds": False}
+_DIRECTIONS = {
+    "accuracy": True,
+    "score_gain": True,
+    "errors": False,
+    "blank_maps": False,
+    "nonfinite_images": False,
+    "seconds": False,
+}
 # Keys with a finite value at every snapshot of a network whose evidence is finite and not blank.
 _ALWAYS_THERE = frozenset(
     {
+        "accuracy",
         "count/all",
         "effective_rank",
         "errors",
@@ -37,6 +69,7 @@ _ALWAYS_THERE = frozenset(
         "nonfinite_images",
         "positive_gain_share",
         "score_gain/rank_01",
+        "seconds",
         "seconds/explain",
         "seconds/score",
         "seconds/track",
@@ -60,6 +93,32 @@ def without_prefix(prefix: str, name: str) -> str | None:
     """
     start = logged(prefix, "")
     return name.removeprefix(start) if name.startswith(start) else None
+
+
+def essential(chosen: Iterable[str] = ()) -> tuple[str, ...]:
+    """Give the patterns of what a person would look at.
+
+    Args:
+        chosen: names of metrics that were asked for by name: their value over all images and their gap are among it.
+
+    Example:
+        >>> essential(["deletion_auc"])[-2:]
+        ('deletion_auc/all', 'deletion_auc/gap')
+    """
+    patterns = [pattern for answers in ESSENTIAL.values() for pattern in answers]
+    patterns += [score_key(metric, stratum) for metric in chosen for stratum in (ALL, GAP)]
+    return tuple(dict.fromkeys(patterns))
+
+
+def matched(key: str, patterns: Iterable[str], prefix: str = "") -> list[str]:
+    """Tell which patterns of :mod:`fnmatch` a key matches, as it is or as it is logged.
+
+    Example:
+        >>> matched("gini/all", ["gini/*", "decomcam/*/all", "drift"], "decomcam")
+        ['gini/*', 'decomcam/*/all']
+    """
+    names = (key, logged(prefix, key))
+    return [pattern for pattern in patterns if any(fnmatchcase(name, pattern) for name in names)]
 
 
 def score_key(metric: str, stratum: str, explanation: str = OWN) -> str:

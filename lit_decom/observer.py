@@ -160,6 +160,7 @@ class Observer:
         numbers = summary(explanations.decomposition) | _tracked_numbers(tracked, explanations) | numbers_of(scores)
         numbers |= {} if shared is None else shared.numbers()
         numbers |= self._factor_numbers(shared) if isinstance(shared, FactorFindings) else {}
+        numbers["accuracy"] = _accuracy(explanations.logits, self._known_probe().labels)
         numbers |= {keys.seconds_key(part): seconds for part, seconds in watch.slowest(process).items()}
         probe = self._known_probe()
         return Snapshot.of(
@@ -312,6 +313,12 @@ def _refuse_labels_outside(labels: Tensor, n_classes: int) -> None:
             f"Expected the probe's `labels` to be between 0 and {n_classes - 1}, but got "
             f"{int(labels.min())} to {int(labels.max())}."
         )
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of the images that the network gets right; one whose logits are not finite is wrong."""
+    right = (logits.argmax(dim=1) == labels.cpu()) & logits.isfinite().all(dim=1)
+    return right.float().mean().item()
 
 
 def _tracked_numbers(tracked: Tracked, explanations: Explanations) -> dict[str, float]:

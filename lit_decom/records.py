@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lit_decom.methods.decom_cam import Decomposition
@@ -238,12 +237,12 @@ class RunDirectory:
         _write_text(self.path / _RUN_FILE, json.dumps({"run_id": run_id, "settings": dict(settings)}, indent=2))
         _write_npz(self.path / _PROBE_FILE, _arrays_of(probe))
 
-    def save_picture(self, picture: Image.Image, record: Snapshot) -> Path:
-        """Keep the picture of a snapshot beside its record, under ``pictures/``."""
+    def save_picture(self, jpeg: bytes, record: Snapshot) -> Path:
+        """Keep the encoded picture of a snapshot beside its record, under ``pictures/``."""
         path = (self.path / "pictures" / record.filename).with_suffix(".jpg")
         path.parent.mkdir(exist_ok=True)
         with _replacing(path) as temporary:
-            picture.save(temporary, format="JPEG", quality=88)
+            temporary.write_bytes(jpeg)
         return path
 
     def owner(self) -> str | None:

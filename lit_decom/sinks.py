@@ -1,41 +1,95 @@
-"""Pictures and curves into the user's own loggers. Scalars need no sink: Lightning carries them."""
+"""Pictures, tables and settings into the user's own loggers. Scalars need no sink: Lightning carries them."""
 
+import io
 from collections.abc import Mapping, Sequence
-from functools import singledispatch
+from dataclasses import dataclass
+from functools import cached_property, singledispatch
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+import yaml
+from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
 from lit_decom.render import contribution_curves
 
+_QUALITY = 88  # of 95: the text in a picture stays readable
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is encoded once, however many places it goes to.
+
+    Attributes:
+        image: its pixels.
+        caption: of one line.
+    """
+
+    image: Image.Image
+    caption: str
+
+    @cached_property
+    def jpeg(self) -> bytes:
+        """The encoded picture; heat maps as PNG take ten times the time and space."""
+        content = io.BytesIO()
+        self.image.save(content, format="JPEG", quality=_QUALITY)
+        return content.getvalue()
+
 
 @singledispatch
-def log_images(logger: Logger, key: str, images: Sequence[Image.Image], captions: Sequence[str], step: int) -> None:
-    """Send pictures to a logger; one that has no word for pictures gets none.
+def log_picture(logger: Logger, key: str, picture: Picture, step: int) -> None:
+    """Send a picture to a logger; one that has no word for pictures gets none, see :func:`takes_pictures`.
 
     Args:
         logger: one of the Trainer's.
         key: such as ``decomcam/ossms``.
-        images: a few pictures.
-        captions: one each.
+        picture: with its caption.
         step: as Lightning logs scalars of the same moment.
     """
 
 
-@log_images.register
-def _(logger: WandbLogger, key: str, images: Sequence[Image.Image], captions: Sequence[str], step: int) -> None:
-    # JPEG, since heat maps as PNG take ten times the time and space.
-    logger.log_image(key, list(images), step=step, caption=list(captions), file_type=["jpg"] * len(images))
+@log_picture.register
+def _(logger: CSVLogger, key: str, picture: Picture, step: int) -> None:
+    """Numbers only, as everybody knows who chose it."""
 
 
-@log_images.register
-def _(logger: TensorBoardLogger, key: str, images: Sequence[Image.Image], captions: Sequence[str], step: int) -> None:
-    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        tag = key if len(images) == 1 else f"{key}/{number}"
-        logger.experiment.add_image(tag, np.asarray(image), step, dataformats="HWC")
-        logger.experiment.add_text(f"{tag}_caption", caption, step)
+@log_picture.register
+def _(logger: WandbLogger, key: str, picture: Picture, step: int) -> None:
+    # W&B copies the file while it logs; from pixels it would encode the picture again.
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "picture.jpg")
+        path.write_bytes(picture.jpeg)
+        logger.log_image(key, [str(path)], step=step, caption=[picture.caption])
+
+
+@log_picture.register
+def _(logger: TensorBoardLogger, key: str, picture: Picture, step: int) -> None:
+    try:
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+    except ModuleNotFoundError:  # Lightning then takes the other package
+        from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[import-not-found]
+    width, height = picture.image.size
+    # `add_image` takes pixels alone and makes them a PNG, which takes longer than explaining the probe.
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=picture.jpeg)
+    writer = logger.experiment._get_file_writer()  # noqa: SLF001 -- as Lightning's own logger does
+    writer.add_summary(Summary(value=[Summary.Value(tag=key, image=image)]), step)
+
+
+@log_picture.register
+def _(logger: MLFlowLogger, key: str, picture: Picture, step: int) -> None:
+    # By `key` and `step`, so that MLflow shows the pictures of a run on a slider; it encodes them in its own way.
+    logger.experiment.log_image(logger.run_id, picture.image, key=key, step=step)
+
+
+@log_picture.register
+def _(logger: CometLogger, key: str, picture: Picture, step: int) -> None:
+    logger.experiment.log_image(io.BytesIO(picture.jpeg), name=key, step=step)
+
+
+def takes_pictures(logger: Logger) -> bool:
+    """Tell whether a logger has a word for pictures, or is known to have none."""
+    return log_picture.dispatch(type(logger)) is not log_picture.dispatch(object)
 
 
 @singledispatch
@@ -71,29 +125,67 @@ def _(
 
 
 @singledispatch
-def log_probe(
-    logger: Logger, key: str, ids: Sequence[str], names: Sequence[str], images: Sequence[Image.Image]
-) -> None:
-    """Show a logger once which images are explained; one that has no word for tables gets nothing.
+def log_table(logger: Logger, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Send a table to a logger; one that has no word for tables gets none.
 
     Args:
         logger: one of the Trainer's.
         key: such as ``decomcam/probe``.
-        ids: of the images, as captions name them later.
-        names: of their classes.
-        images: the pictures.
+        columns: their names.
+        rows: of text, numbers or pictures.
     """
 
 
-@log_probe.register
-def _(logger: WandbLogger, key: str, ids: Sequence[str], names: Sequence[str], images: Sequence[Image.Image]) -> None:
+@log_table.register
+def _(logger: WandbLogger, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     import wandb
 
-    rows = [
-        [image_id, name, wandb.Image(image, file_type="jpg")]
-        for image_id, name, image in zip(ids, names, images, strict=True)
-    ]
-    logger.log_table(key, columns=["id", "class", "image"], data=rows)
+    def cell(value: Any) -> Any:
+        return wandb.Image(value, file_type="jpg") if isinstance(value, Image.Image) else value
+
+    logger.log_table(key, columns=list(columns), data=[[cell(value) for value in row] for row in rows])
+
+
+@singledispatch
+def log_files(logger: Logger, name: str, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+    """Send a version of a set of files to a logger; one that keeps no files by version gets none.
+
+    Args:
+        logger: one of the Trainer's.
+        name: of the set; the run's identity is added.
+        files: of one folder.
+        metadata: what they are of.
+    """
+
+
+@log_files.register
+def _(logger: WandbLogger, name: str, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
+    import wandb
+
+    run = logger.experiment
+    artifact = wandb.Artifact(f"{name}-{run.id}", type="explanations", metadata=dict(metadata))
+    for file in files:
+        artifact.add_file(str(file))
+    run.log_artifact(artifact)
+
+
+@singledispatch
+def log_settings(logger: Logger, name: str, settings: Mapping[str, Any]) -> None:
+    """Give a logger a run's settings among its hyperparameters.
+
+    Args:
+        logger: one of the Trainer's.
+        name: under which they stand, apart from the user's own.
+        settings: texts, numbers, and mappings of them.
+    """
+    logger.log_hyperparams({name: dict(settings)})
+
+
+@log_settings.register
+def _(logger: TensorBoardLogger, name: str, settings: Mapping[str, Any]) -> None:
+    # Of the hyperparameters of a run TensorBoard shows those that came first, which are the module's own.
+    text = yaml.safe_dump(dict(settings), sort_keys=False)
+    logger.experiment.add_text(f"{name}/settings", "\n".join(f"    {line}" for line in text.splitlines()))
 
 
 @singledispatch

@@ -1,23 +1,27 @@
 """Pictures and curves in the user's own loggers, read back from the files they leave."""
 
 import json
+import logging
 import math
+from importlib.metadata import version
 
 import numpy as np
 import pytest
+import torch
 import wandb
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_decom import DecomCAM
-from lit_decom.sinks import log_curves, log_images
-from tests.helpers.modules import callback, fit, tiny
+from lit_decom.sinks import Picture, log_curves, log_files, log_picture, log_table, takes_pictures
+from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
 from tests.helpers.wandb_files import read_run
 
 GAIN = "decomcam/score_gain/rank_01"
 PICTURE = "decomcam/ossms"
-CURVES = "decomcam/gain_curves_by_rank"
+CURVES = "decomcam/gain_curves"
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +87,7 @@ def test_wandb_has_the_files_that_its_rows_speak_of(tmp_path):
         ):
             assert logged.format == "JPEG"
             assert logged.size == kept.size == (entry["width"], entry["height"])
-            assert np.abs(np.asarray(logged, dtype=float) - np.asarray(kept, dtype=float)).mean() < 4
+            assert np.array_equal(np.asarray(logged), np.asarray(kept)), "encoded once"
     captions = [row[PICTURE]["captions"][0] for row in run.rows(PICTURE)]
     assert captions == [
         f"epoch {epoch}, step {step}: DecomCAM(n_components=3, integration='paper') at second"
@@ -91,17 +95,17 @@ def test_wandb_has_the_files_that_its_rows_speak_of(tmp_path):
     ]
 
 
-def test_wandb_has_a_chart_with_a_line_per_rank_over_all_snapshots(tmp_path):
+def test_wandb_has_a_chart_with_a_line_per_component_over_all_snapshots(tmp_path):
     observer, run = wandb_run(tmp_path, max_epochs=3)
     table = run.column(f"{CURVES}_table")[-1]
     assert table["_type"] == "table-file"
     content = json.loads(run.media[table["path"]].read_text())
     rows = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
     lines = {row["lineKey"] for row in rows}
-    assert lines == {"rank_01", "rank_02", "rank_03"}
-    first = [row["lineVal"] for row in rows if row["lineKey"] == "rank_01"]
-    assert first == pytest.approx([entry["score_gain/rank_01"] for entry in observer._history])
-    assert [row["step"] for row in rows if row["lineKey"] == "rank_01"] == [3, 7, 11]
+    assert {"component_01", "component_02", "component_03"} <= lines
+    first = [row["lineVal"] for row in rows if row["lineKey"] == "component_01"]
+    assert first == pytest.approx([entry["score_gain/component_01"] for entry in observer._history])
+    assert [row["step"] for row in rows if row["lineKey"] == "component_01"] == [3, 7, 11]
 
 
 def test_wandb_has_the_run_directory_beside_its_own(tmp_path):
@@ -141,11 +145,11 @@ def test_tensorboard_has_scalars_pictures_and_curves_at_the_same_step(tmp_path):
     )
     pictures = events.Images(PICTURE)
     assert [event.step for event in pictures] == [3, 7]
-    with Image.open(observer.directory.path / "pictures" / f"{observer.directory.files()[0].stem}.jpg") as kept:
+    drawn = observer.directory.path / "pictures" / f"{observer.directory.files()[0].stem}.jpg"
+    assert pictures[0].encoded_image_string == drawn.read_bytes(), "encoded once"
+    with Image.open(drawn) as kept:
         assert (pictures[0].width, pictures[0].height) == kept.size
     assert [event.step for event in events.Images(CURVES)] == [7], "once, at the end"
-    (caption, _) = events.Tensors(f"{PICTURE}_caption/text_summary")
-    assert b"epoch 0, step 3" in caption.tensor_proto.string_val[0]
 
 
 def test_several_loggers_get_the_same(tmp_path):
@@ -159,24 +163,206 @@ def test_several_loggers_get_the_same(tmp_path):
     assert PICTURE in events.Tags()["images"]
 
 
-def test_several_pictures_at_once_keep_their_captions_apart(tmp_path):
-    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    board = TensorBoardLogger(tmp_path, name="board", version=0)
-    log_images(board, "maps", pictures, ["one", "two"], 5)
-    board.experiment.flush()
+def test_a_table_of_numbers_gets_no_pictures(tmp_path):
+    logger = CSVLogger(tmp_path)
+    log_picture(logger, "maps", Picture(Image.new("RGB", (8, 8)), "one"), 5)
+    log_curves(logger, "curves", [5], {"rank_01": [0.5]}, "Score gain")
+    log_table(logger, "table", ["id"], [["one"]])
+    log_files(logger, "files", [], {})
+    assert list(tmp_path.rglob("*.csv")) == []
+    assert takes_pictures(logger)
+
+
+class Speechless(Logger):
+    """A tracker that nobody here knows."""
+
+    name, version = "speechless", 0
+
+    def log_metrics(self, metrics, step=None):
+        """Nobody looks."""
+
+    def log_hyperparams(self, params):
+        """Nobody looks."""
+
+
+def test_a_tracker_without_a_word_for_pictures_is_named_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, callback(), logger=Speechless(), max_epochs=2)
+    said = [entry.message for entry in caplog.records if "no pictures to Speechless" in entry.message]
+    assert len(said) == 1
+    assert "they are in the run directory" in said[0]
+
+
+# ----- how much arrives
+
+
+def masked(n=6):
+    masks = torch.zeros(n, 32, 32, dtype=torch.bool)
+    masks[:, 8:24, 8:24] = True
+    return probe(n, masks=masks)
+
+
+def test_by_default_a_snapshot_sends_little_and_a_run_keeps_few_files(tmp_path):
+    observer = callback(keys="essential", metrics="default", n_shared=4, probe=masked())
+    observer, run = wandb_run(tmp_path, max_epochs=3, observer=observer)
+    once = {"decomcam/probe", f"{CURVES}_table", "decomcam/predictions"}
+    by_step = {}
+    for row in run.history:
+        found = {key for key in row if key.startswith("decomcam/")} - once
+        by_step.setdefault(row.get("trainer/global_step"), set()).update(found)
+    snapshots = [by_step[step] for step in (3, 7, 11)]
+    assert min(map(len, snapshots)) >= 15
+    assert max(map(len, snapshots)) <= 23, "with epoch and step at most 25"
+    assert len(run.rows(PICTURE)) == 3
+    assert [key for key in set().union(*snapshots) if "ossms" in key] == [PICTURE]
+    assert len([path for path in run.media if path.startswith("media/images/decomcam/ossms")]) == 3
+    assert sorted(entry["type"] for entry in run.artifacts) == ["run_table"] * 3
+    assert {name for name in run.metrics if name.startswith("decomcam/")} <= set().union(*snapshots)
+    assert len(observer._history[-1]) > 100, "what is not sent is known all the same"
+
+
+def test_all_keys_are_sent_where_that_is_asked_for(tmp_path):
+    observer, run = wandb_run(tmp_path, max_epochs=2, observer=callback(n_shared=2))
+    sent = {key.removeprefix("decomcam/") for row in run.history for key in row}
+    assert set(observer._history[-1]) - {"step"} <= sent
+
+
+def test_the_table_of_predictions_has_every_image_of_every_snapshot(tmp_path):
+    observer, run = wandb_run(tmp_path, max_epochs=2)
+    (entry,) = run.column("decomcam/predictions")
+    content = json.loads(run.media[entry["path"]].read_text())
+    assert content["columns"] == ["epoch", "step", "id", "class", "predicted", "confidence", "right"]
+    rows = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+    assert len(rows) == 2 * 6
+    for record in observer.directory.records():
+        mine = [row for row in rows if row["step"] == record.step]
+        assert [row["id"] for row in mine] == list(record.ids)
+        assert [row["predicted"] for row in mine] == [CLASSES[index] for index in record.logits.argmax(dim=1)]
+        assert [row["class"] for row in mine] == [CLASSES[index] for index in record.labels]
+        assert [row["right"] for row in mine] == (record.logits.argmax(dim=1) == record.labels).tolist()
+        assert [row["confidence"] for row in mine] == pytest.approx(record.logits.softmax(dim=1).amax(dim=1).tolist())
+        assert record.numbers["accuracy"] == pytest.approx(sum(row["right"] for row in mine) / 6)
+
+
+class Stumble(Callback):
+    """Raises in the second epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise ArithmeticError("stumbled")
+
+
+def test_a_training_that_breaks_off_has_its_tables_too(tmp_path):
+    logger = WandbLogger(project="zoo", save_dir=tmp_path, offline=True)
+    with pytest.raises(ArithmeticError, match="stumbled"):
+        fit(tmp_path, callback(), Stumble(), logger=logger, max_epochs=3)
+    closed()
+    assert len(read_run(tmp_path).column("decomcam/predictions")) == 1
+
+
+def test_a_run_is_described_by_what_its_results_depend_on(tmp_path):
+    observer, run = wandb_run(tmp_path, observer=callback(baselines=["layer_cam"]))
+    described = run.config["decomcam"]
+    assert described["method"]["name"] == "DecomCAM"
+    assert (described["method"]["n_components"], described["method"]["integration"]) == (3, "paper")
+    assert described["target_layer"] == "second"
+    assert described["probe"]["digest"] == observer.probe.digest
+    assert described["probe"]["size"] == 6
+    assert described["scores"]["baselines"] == ["layer_cam"]
+    assert described["versions"]["torch"] == version("torch")
+
+
+def test_tensorboard_has_the_settings_beside_the_modules_own_hyperparameters(tmp_path):
+    fit(tmp_path, callback(), logger=TensorBoardLogger(tmp_path, name="board"))
     events = EventAccumulator(str(tmp_path / "board" / "version_0"))
     events.Reload()
-    assert sorted(events.Tags()["images"]) == ["maps/0", "maps/1"]
+    (text,) = events.Tensors("decomcam/settings/text_summary")
+    assert b"integration: paper" in text.tensor_proto.string_val[0]
+
+
+# ----- probe and records as artifacts
+
+
+def explained(tmp_path, *callbacks):
+    """The versions that a run of three epochs leaves behind."""
     logger = WandbLogger(project="zoo", save_dir=tmp_path, offline=True)
-    log_images(logger, "maps", pictures, ["one", "two"], 5)
+    fit(tmp_path, *callbacks, logger=logger, max_epochs=3)
     closed()
-    (row,) = read_run(tmp_path).rows("maps")
-    assert row["maps"]["captions"] == ["one", "two"]
-    assert row["trainer/global_step"] == 5
+    return [entry for entry in read_run(tmp_path).artifacts if entry["type"] == "explanations"]
 
 
-def test_a_logger_without_a_word_for_pictures_gets_none(tmp_path):
-    logger = CSVLogger(tmp_path)
-    log_images(logger, "maps", [Image.new("RGB", (8, 8))], ["one"], 5)
-    log_curves(logger, "curves", [5], {"rank_01": [0.5]}, "Score gain")
-    assert list(tmp_path.rglob("*.csv")) == []
+def test_records_are_kept_with_the_checkpoint_that_they_explain(tmp_path):
+    keep = ModelCheckpoint(tmp_path / "kept", monitor=GAIN, mode="max")
+    observer = callback(artifacts=True)
+    (entry,) = explained(tmp_path, observer, keep)
+    steps = [record.step for record in observer.directory.records()]
+    assert {"probe.npz", "run.json", *(path.name for path in observer.directory.files())} <= set(entry["files"])
+    (checkpoint,) = entry["metadata"]["checkpoints"]
+    best = max(range(3), key=lambda index: observer._history[index]["score_gain/rank_01"])
+    assert checkpoint["path"] == keep.best_model_path
+    assert (checkpoint["epoch"], checkpoint["step"]) == (best, steps[best])
+    assert (checkpoint["monitor"], checkpoint["score"]) == (
+        GAIN,
+        pytest.approx(observer._history[best]["score_gain/rank_01"]),
+    )
+    assert entry["metadata"]["probe_digest"] == observer.probe.digest
+
+
+def test_on_request_every_snapshot_is_a_version_beside_its_checkpoint(tmp_path):
+    versions = explained(tmp_path, callback(artifacts="all"), ModelCheckpoint(tmp_path / "kept", save_top_k=-1))
+    assert len({entry["name"] for entry in versions}) == 1
+    assert [entry["metadata"]["step"] for entry in versions] == [3, 7, 11]
+    checkpoints = [[one["step"] for one in entry["metadata"]["checkpoints"]] for entry in versions]
+    assert checkpoints == [[3], [7], [11]]
+
+
+# ----- trackers that need not be installed: their documented methods
+
+
+class Client:
+    """MLflow's client, as ``MlflowClient.log_image`` is documented."""
+
+    def __init__(self):
+        self.images = []
+
+    def log_image(self, run_id, image, artifact_file=None, timestamp=None, *, key=None, step=None):
+        assert isinstance(image, Image.Image)
+        self.images.append((run_id, key, step))
+
+
+def test_mlflow_gets_pictures_by_key_and_step():
+    class WithoutServer(MLFlowLogger):
+        experiment, run_id = Client(), "abc"
+
+    logger = WithoutServer.__new__(WithoutServer)
+    log_picture(logger, PICTURE, Picture(Image.new("RGB", (8, 8)), "one"), 5)
+    assert logger.experiment.images == [("abc", PICTURE, 5)]
+
+
+class Experiment:
+    """Comet's experiment, as ``Experiment.log_image`` is documented."""
+
+    def __init__(self):
+        self.images = []
+
+    def log_image(self, image_data, name=None, overwrite=False, image_format="png", *_, step=None, **__):
+        with Image.open(image_data) as image:
+            self.images.append((name, step, image.format, image.size))
+
+
+def test_comet_gets_the_encoded_picture():
+    logger = CometLogger.__new__(CometLogger)
+    logger._experiment = Experiment()
+    log_picture(logger, PICTURE, Picture(Image.new("RGB", (8, 4)), "one"), 5)
+    assert logger._experiment.images == [(PICTURE, 5, "JPEG", (8, 4))]
+
+
+def test_mlflow_itself_shows_the_pictures_of_a_run(tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="its own package")
+    folder = (tmp_path / "runs").as_uri()
+    logger = MLFlowLogger("zoo", tracking_uri=folder)
+    fit(tmp_path, callback(), logger=logger, max_epochs=2)
+    client = mlflow.MlflowClient(folder)
+    names = [entry.path for entry in client.list_artifacts(logger.run_id, "images")]
+    assert len([name for name in names if "step+3" in name and name.endswith(".png")]) == 1
+    assert client.get_run(logger.run_id).data.params["decomcam/method/name"] == "DecomCAM"

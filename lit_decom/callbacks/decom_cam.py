@@ -3,7 +3,7 @@
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -19,9 +19,11 @@ from lit_decom import keys
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
 from lit_decom.callbacks.options import Execution, Log
 from lit_decom.callbacks.pictures import peaks_of
-from lit_decom.callbacks.reporting import Reporter, class_gains
+from lit_decom.callbacks.reporting import Reporter, class_gains, predictions_of
+from lit_decom.callbacks.settings import KeyFilter, run_settings
 from lit_decom.callbacks.trainer_access import (
     Monitors,
+    checkpoints_of,
     has_validation,
     log_values,
     logged_step,
@@ -63,7 +65,7 @@ class DecomCAMCallback(pl.Callback):
         every_n_epochs: takes a snapshot in every n-th epoch.
         scores: what is scored, on which images apart, beside which baselines.
         components: which components are followed beside those of every image.
-        log: what goes to the trackers beside the values.
+        log: what goes to the trackers.
         run: how the work is done, and how data and network are read.
         report: whether the run is written as one HTML page at the end of ``fit``.
         dirpath: the run directory; by default the logger's own for this run.
@@ -128,6 +130,8 @@ class DecomCAMCallback(pl.Callback):
         self._warned: set[object] = set()
         self._class_accuracy = ClassAccuracy()
         self._described: set[str] = set()
+        self._filter = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix)
+        self._predictions: list[dict[str, Any]] = []
         self._peaks: Tensor | None = None
         self._report_seconds: float | None = None
 
@@ -151,6 +155,18 @@ class DecomCAMCallback(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._prepare(trainer, pl_module)
+        if trainer.is_global_zero:
+            with self._forgiving("describe the run"):
+                self._reporter(trainer).introduce(self._known_probe(), self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return run_settings(
+            self.observer.explainer,
+            self.scoring,
+            self.components,
+            self._known_probe(),
+            every_n_epochs=self.every_n_epochs,
+        )
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -170,13 +186,46 @@ class DecomCAMCallback(pl.Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.last_snapshot is None:
             self._say_why_none(trainer)
+        self._finish(trainer)
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        # What ended the training is what shall be raised.
+        with suppress(Exception):
+            self._finish(trainer)
+
+    def _finish(self, trainer: pl.Trainer) -> None:
+        """Write the report, and send what is sent once."""
+        if self.last_snapshot is None or trainer.state.fn != "fit":
             return
-        if trainer.is_global_zero:
-            with self._forgiving("draw the gain curves"):
-                self._reporter(trainer).chart(self._history)
         if self.report and self.directory is not None:
             with self._forgiving("write the report"):
                 self.report_path = write_report([self.directory.path])
+        if not trainer.is_global_zero:
+            return
+        reporter = self._reporter(trainer)
+        with self._forgiving("draw the gain curves"):
+            reporter.chart(self._history)
+        with self._forgiving("tabulate the predictions"):
+            reporter.tabulate(self._predictions, self._known_probe())
+        self._keep(trainer)
+        if self._filter.idle and not isinstance(self.log_options.keys, str):
+            rank_zero_warn(
+                f"Expected each pattern of `Log(keys=...)` to match a key, but none matched {self._filter.idle}: "
+                "`trainer.callback_metrics` names all keys."
+            )
+
+    def _keep(self, trainer: pl.Trainer) -> None:
+        """Let trackers keep what the last snapshot left behind, once it is known which checkpoint it explains."""
+        if not self.log_options.artifacts or self.directory is None or self.last_snapshot is None:
+            return
+        metadata = dict(self.last_snapshot.settings) | {
+            "epoch": self.last_snapshot.epoch,
+            "step": self.last_snapshot.step,
+            "checkpoints": checkpoints_of(trainer),
+        }
+        with self._forgiving("keep the records in the tracker"):
+            self._reporter(trainer).keep(self.directory.path, metadata)
 
     def _say_why_none(self, trainer: pl.Trainer) -> None:
         # A resumed run may have nothing left to train, and a dry run is too short for anything.
@@ -276,6 +325,8 @@ class DecomCAMCallback(pl.Callback):
             Monitors(trainer, self.prefix).withdraw(set())
             return
         epoch, step = self._moment(trainer, after_training_epoch=after_training_epoch)
+        if trainer.state.fn == "fit" and self.log_options.artifacts == "all":
+            self._keep(trainer)
         process, numbers, explained_at = this_process(trainer), dict[str, float](), monotonic()
         with self._observer_for(trainer, pl_module) as observer, self._forgiving("explain the probe"):
             if self.scoring.needs_class_accuracy:
@@ -318,21 +369,29 @@ class DecomCAMCallback(pl.Callback):
         for name, why in snapshot.dropped.items():
             self._warn_once(("metric", name), f"left the metric {name!r} out of a snapshot: {why}")
         numbers = dict(snapshot.numbers) | {keys.dropped_key(name): float(n) for name, n in self._dropped.items()}
+        numbers |= class_gains(snapshot, self._known_probe().class_names)
         if self._report_seconds is not None:
             numbers[keys.seconds_key("report")] = self._report_seconds
         if trainer.state.fn == "fit":
-            of_classes = class_gains(snapshot, self._known_probe().class_names)
-            self._history.append({"step": snapshot.step, "epoch": snapshot.epoch} | numbers | of_classes)
+            self._history.append({"step": snapshot.step, "epoch": snapshot.epoch} | numbers)
+            self._predictions.append(predictions_of(snapshot))
         return numbers
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, numbers: dict[str, float], step: int) -> None:
+        monitors = Monitors(trainer, self.prefix)
+        shown = self._filter.shown({*numbers, "errors", "seconds"}) | monitors.monitored
+        if trainer.state.fn == "fit" and trainer.is_global_zero:
+            with self._forgiving("describe the values"):
+                self._reporter(trainer).describe(sorted(shown), self.observer.directions, self._described)
         # Only the first process reports: what failed, and what the report before this one cost, the others learn here.
         errors, seconds = this_process(trainer).gather((self.errors, self._report_seconds))[0]
         numbers = numbers | {"errors": float(errors)}
         numbers |= {} if seconds is None else {keys.seconds_key("report"): seconds}
+        costs = keys.seconds_of(numbers)
+        numbers |= {"seconds": sum(costs.values())} if costs else {}
         values = {keys.logged(self.prefix, key): value for key, value in numbers.items()}
-        Monitors(trainer, self.prefix).withdraw(set(values))
-        log_values(trainer, pl_module, values, step)
+        monitors.withdraw(set(values))
+        log_values(trainer, pl_module, values, {keys.logged(self.prefix, key) for key in shown}, step)
 
     def _report(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
         """Keep the record and draw from it; what fails here is missing from the report and from nothing else."""
@@ -343,15 +402,12 @@ class DecomCAMCallback(pl.Callback):
             with self._forgiving("keep the record"):
                 snapshot.save(directory.path)
         with self._forgiving("draw the OSSM grid"):
-            peaks = peaks_of(snapshot, self._peaks)
+            peaks = peaks_of(snapshot, self._peaks) if self.log_options.one_scale else None
             self._peaks = peaks if fitting else self._peaks
             reporter.draw(snapshot, probe, directory, peaks)
-        if fitting:
-            with self._forgiving("describe the values"):
-                reporter.describe(probe, snapshot.numbers, self.observer.directions, self._described)
 
     def _reporter(self, trainer: pl.Trainer) -> Reporter:
-        return Reporter(trainer.loggers, self.prefix, self.log_options.n_images)
+        return Reporter(trainer.loggers, self.prefix, self.log_options)
 
     @contextmanager
     def _forgiving(self, what: str) -> Iterator[None]:
@@ -382,6 +438,7 @@ class DecomCAMCallback(pl.Callback):
             "probe_digest": self.probe.digest,
             "probe_ids": list(self.probe.ids),
             "history": [dict(numbers) for numbers in self._history],
+            "predictions": [dict(entry) for entry in self._predictions],
             "peaks": self._peaks,
             "dropped": dict(self._dropped),
             "observer": self.observer.state_dict(),
@@ -393,6 +450,7 @@ class DecomCAMCallback(pl.Callback):
             self._resumed = state_dict
             self._run_id = state_dict["run_id"]
             self._history = [dict(numbers) for numbers in state_dict["history"]]
+            self._predictions = [dict(entry) for entry in state_dict.get("predictions", [])]
             self._peaks = state_dict.get("peaks")
             self._dropped = Counter(state_dict["dropped"])
             self.observer.load_state_dict(state_dict["observer"])

@@ -1,27 +1,57 @@
 """What the callback is told beside what is explained: what goes to trackers, and how the work is done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from lit_decom import keys as names
 from lit_decom.evidence import ReadLogits
 from lit_decom.probe import Unpack
+
+_NAMED_KEYS = ("essential", "all")
 
 
 @dataclass(frozen=True)
 class Log:
-    """What goes to the trackers beside the values.
+    """What goes to the trackers.
+
+    Every value is in ``trainer.callback_metrics``, where checkpoints and schedulers find it, and in the records,
+    whatever stands here.
 
     Attributes:
+        keys: the values that are sent: ``"essential"``, about twenty that a person would look at
+            (``lit_decom.keys.ESSENTIAL``) and those of the metrics that were asked for by name; ``"all"``; or patterns
+            of :mod:`fnmatch` such as ``"gini/*"``. What a checkpoint, a scheduler or an early stopping monitors is sent
+            in any case.
         n_images: how many of the probe's images are drawn; 0 for no picture.
+        one_scale: whether a second picture is drawn, with one colour scale per image over the epochs.
+        artifacts: whether W&B keeps probe and records: True at the end of the training, ``"all"`` a version at every
+            snapshot, with the checkpoints that they explain in the metadata.
 
     Raises:
-        ValueError: if ``n_images`` is negative.
+        ValueError: if ``n_images`` is negative or ``keys`` is one word of another kind.
     """
 
+    keys: Literal["essential", "all"] | Sequence[str] = "essential"
     n_images: int = 8
+    one_scale: bool = False
+    artifacts: bool | Literal["all"] = False
 
     def __post_init__(self) -> None:
         if self.n_images < 0:
             raise ValueError(f"Expected `n_images` to be at least 0, but got {self.n_images}.")
+        if isinstance(self.keys, str) and self.keys not in _NAMED_KEYS:
+            raise ValueError(f"Expected `keys` to be 'essential', 'all' or a list of patterns, but got {self.keys!r}.")
+
+    def patterns(self, chosen: Sequence[str] = ()) -> tuple[str, ...]:
+        """Give the patterns of the keys that are sent.
+
+        Args:
+            chosen: names of metrics that were asked for by name.
+        """
+        if self.keys == "all":
+            return ("*",)
+        return names.essential(chosen) if isinstance(self.keys, str) else tuple(self.keys)
 
 
 @dataclass(frozen=True)

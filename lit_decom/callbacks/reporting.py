@@ -1,19 +1,33 @@
-"""A snapshot as pictures and curves, to every logger of the Trainer."""
+"""A snapshot as pictures, tables and settings, to every logger of the Trainer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_decom import keys
+from lit_decom.callbacks.options import Log
 from lit_decom.callbacks.pictures import grids_of
 from lit_decom.probe import Probe
 from lit_decom.records import RunDirectory, Snapshot, displayed
 from lit_decom.render import to_picture
-from lit_decom.sinks import describe_metrics, log_curves, log_images, log_probe
+from lit_decom.sinks import (
+    Picture,
+    describe_metrics,
+    log_curves,
+    log_files,
+    log_picture,
+    log_settings,
+    log_table,
+    takes_pictures,
+)
 
 _MOST_CLASSES = 8
+_PREDICTIONS = ("epoch", "step", "id", "class", "predicted", "confidence", "right")
 
 
 @dataclass(frozen=True)
@@ -23,63 +37,84 @@ class Reporter:
     Attributes:
         loggers: the Trainer's.
         prefix: of all keys.
-        n_drawn: how many images are drawn.
+        options: what is sent.
     """
 
     loggers: Sequence[Logger]
     prefix: str
-    n_drawn: int
+    options: Log
 
-    def draw(self, record: Snapshot, probe: Probe, directory: RunDirectory | None, peaks: Tensor) -> None:
-        """Compose the OSSM grid, keep it in the run directory, and log it; and again on one scale over the epochs."""
-        if not self.n_drawn:
+    def draw(self, record: Snapshot, probe: Probe, directory: RunDirectory | None, peaks: Tensor | None) -> None:
+        """Compose the OSSM grid, keep it in the run directory, and log it; with peaks, again on one scale."""
+        if not self.options.n_images:
             return
-        (picture, alike), caption = grids_of(record, probe, self.n_drawn, peaks)
+        images, caption = grids_of(record, probe, self.options.n_images, peaks)
+        pictures = [Picture(image, caption) for image in images]
         if directory is not None:
-            directory.save_picture(picture, record)
+            directory.save_picture(pictures[0].jpeg, record)
 
         def send(logger: Logger) -> None:
-            log_images(logger, keys.logged(self.prefix, "ossms"), [picture], [caption], record.step)
-            log_images(logger, keys.logged(self.prefix, "ossms_on_one_scale"), [alike], [caption], record.step)
+            for name, picture in zip(("ossms", "ossms_on_one_scale"), pictures, strict=False):
+                log_picture(logger, keys.logged(self.prefix, name), picture, record.step)
 
         self._to_all(send)
 
-    def describe(
-        self, probe: Probe, numbers: Mapping[str, float], directions: Mapping[str, bool | None], described: set[str]
-    ) -> None:
-        """Tell the loggers once what the probe is, and once per key which value of a run is its best."""
-        if not described and self.n_drawn:
-            drawn = probe.select(range(min(self.n_drawn, len(probe))))
-            names = [_named(probe.class_names, int(label)) for label in drawn.labels]
-            pictures = [to_picture(image) for image in displayed(drawn)]
-            self._to_all(
-                lambda logger: log_probe(logger, keys.logged(self.prefix, "probe"), drawn.ids, names, pictures)
-            )
-        new = {key: keys.direction_of(key, directions) for key in numbers if key not in described}
+    def introduce(self, probe: Probe, settings: Mapping[str, Any]) -> None:
+        """Tell the loggers what the run is and which images are explained; say which of them takes no pictures."""
+        self._to_all(lambda logger: log_settings(logger, self.prefix, settings))
+        if not self.options.n_images:
+            return
+        drawn = probe.select(range(min(self.options.n_images, len(probe))))
+        named = [_named(probe.class_names, label) for label in drawn.labels.tolist()]
+        rows = list(zip(drawn.ids, named, map(to_picture, displayed(drawn)), strict=True))
+        key = keys.logged(self.prefix, "probe")
+        self._to_all(lambda logger: log_table(logger, key, ("id", "class", "image"), rows))
+        for logger in self.loggers:
+            if not takes_pictures(logger):
+                rank_zero_info(f"DecomCAM sends no pictures to {type(logger).__name__}: they are in the run directory.")
+
+    def describe(self, shown: Iterable[str], directions: Mapping[str, bool | None], described: set[str]) -> None:
+        """Tell the loggers once per key which value of a run is its best."""
+        new = {key: keys.direction_of(key, directions) for key in shown if key not in described}
         named = {keys.logged(self.prefix, key): direction for key, direction in new.items()}
         self._to_all(lambda logger: describe_metrics(logger, named))
         described |= set(new)
 
     def chart(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log the gain curves of all snapshots: by identity, of each class, and of the shared components."""
-        charts = {
-            "gain_curves": ("score_gain/component", "Score gain by identity (component 1 began as rank 1, ...)"),
-            "gain_curves_by_rank": ("score_gain/rank", "Score gain by rank"),
-            "gain_curves_shared": ("shared_gain", "Score gain of the components that the probe shares"),
-        }
-        families = dict.fromkeys(keys.family_of(key)[0] for entry in history for key in entry)
-        for family in families:
-            name = keys.class_of(family)
-            if name is not None:
-                charts[f"gain_curves_of_class/{name}"] = (family, f"Score gain by identity: {name}")
-        curves = {key: (*curves_of(history, family), title) for key, (family, title) in charts.items()}
+        """Log one chart over all snapshots: the score gain of each component by identity."""
+        steps, series = curves_of(history, "score_gain/component")
+        key = keys.logged(self.prefix, "gain_curves")
+        title = "Score gain by identity (component 1 began as rank 1, ...)"
+        if series:
+            self._to_all(lambda logger: log_curves(logger, key, steps, series, title))
 
-        def send(logger: Logger) -> None:
-            for key, (steps, series, title) in curves.items():
-                if series:
-                    log_curves(logger, keys.logged(self.prefix, key), steps, series, title)
+    def tabulate(self, predictions: Sequence[Mapping[str, Any]], probe: Probe) -> None:
+        """Log one table of what was predicted for every image at every snapshot.
 
-        self._to_all(send)
+        Args:
+            predictions: as :func:`predictions_of` gives them.
+            probe: whose images they are of.
+        """
+        names = [_named(probe.class_names, label) for label in probe.labels.tolist()]
+        rows = [
+            [entry["epoch"], entry["step"], image, name, _named(probe.class_names, found), sure, found == label]
+            for entry in predictions
+            for image, name, label, found, sure in zip(
+                probe.ids,
+                names,
+                probe.labels.tolist(),
+                entry["predicted"].tolist(),
+                entry["confidence"].tolist(),
+                strict=True,
+            )
+        ]
+        self._to_all(lambda logger: log_table(logger, keys.logged(self.prefix, "predictions"), _PREDICTIONS, rows))
+
+    def keep(self, directory: Path, metadata: Mapping[str, Any]) -> None:
+        """Let loggers that can keep what lies in the run directory: probe, records, settings and the report."""
+        files = sorted(file for file in directory.iterdir() if file.is_file() and not file.name.startswith("."))
+        files = [file for file in files if file.suffix != ".superseded"]
+        self._to_all(lambda logger: log_files(logger, self.prefix, files, metadata))
 
     def _to_all(self, send: Callable[[Logger], None]) -> None:
         """Give every logger its turn, also after one that raises; what the first of these raises is raised then."""
@@ -91,6 +126,12 @@ class Reporter:
                 problems.append(error)
         if problems:
             raise problems[0]
+
+
+def predictions_of(record: Snapshot) -> dict[str, Any]:
+    """Keep of a snapshot which class was predicted for each image ``(n,)``, and how surely ``(n,)`` in [0, 1]."""
+    confidence, predicted = record.logits.float().softmax(dim=1).max(dim=1)
+    return {"epoch": record.epoch, "step": record.step, "predicted": predicted, "confidence": confidence}
 
 
 def curves_of(history: Sequence[Mapping[str, float]], family: str) -> tuple[list[int], dict[str, list[float]]]:

@@ -1,5 +1,6 @@
 """What the callback must ask of a Trainer: data, steps, directories, a progress bar; all of Lightning's privates."""
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -10,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -190,14 +191,17 @@ class Monitors:
         metrics = self.trainer.callback_metrics
         for key in [key for key in metrics if self._is_ours(key) and key not in fresh]:
             del metrics[key]
-        for key in self._monitored() - fresh:
+        for key in {keys.logged(self.prefix, key) for key in self.monitored} - fresh:
             # Not logged: only those who rank by it need to know that there is no value.
             metrics[key] = torch.tensor(float("nan"))
 
-    def _monitored(self) -> set[str]:
+    @property
+    def monitored(self) -> set[str]:
+        """The keys of ours, without prefix, that something is chosen by."""
         monitored = {getattr(callback, "monitor", None) for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
         monitored |= {config.monitor for config in self.trainer.lr_scheduler_configs}
-        return {key for key in monitored if isinstance(key, str) and self._is_ours(key)}
+        ours = {keys.without_prefix(self.prefix, name) for name in monitored if isinstance(name, str)}
+        return {key for key in ours if key is not None}
 
     def _is_ours(self, key: str) -> bool:
         return keys.without_prefix(self.prefix, key) is not None
@@ -212,8 +216,10 @@ def module_values(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if keys.without_prefix(prefix, name) is None}
 
 
-def log_values(trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, float], step: int) -> None:
-    """Log values that are the same in every process, where checkpoints, schedulers and loggers find them.
+def log_values(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, float], shown: set[str], step: int
+) -> None:
+    """Leave values that are the same in every process where checkpoints and schedulers find them, and log some.
 
     During ``fit`` all at once: ``log_dict`` makes a metric of each, which takes longer than a whole picture.
 
@@ -221,17 +227,45 @@ def log_values(trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mappi
         trainer: which logs.
         pl_module: of the Trainer.
         values: by key.
+        shown: keys of those that loggers get and, in ``validate`` and ``test``, that are printed and returned.
         step: under which Lightning logs scalars of the same moment.
     """
-    if trainer.state.fn != "fit":
-        # The table and the return value of `validate` and `test` are made of what the module logs.
-        pl_module.log_dict(dict(values), on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
-        return
     dtype, device = torch.get_default_dtype(), pl_module.device
     tensors = torch.tensor(list(values.values()), dtype=dtype, device=device).unbind()
     trainer.callback_metrics.update(zip(values, tensors, strict=True))
+    sent = {key: value for key, value in values.items() if key in shown}
+    if trainer.state.fn != "fit":
+        # Lightning sends loggers everything that it prints and returns, and asks nobody.
+        pl_module.log_dict(sent, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
+        return
     connector: Any = trainer._logger_connector  # noqa: SLF001 -- the way of what the module logs
-    connector.log_metrics({"epoch": trainer.current_epoch, **values}, step=step)
+    connector.log_metrics({"epoch": trainer.current_epoch, **sent}, step=step)
+
+
+def checkpoints_of(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    """Tell which checkpoints of a run are on disk, and what they are of.
+
+    Returns:
+        Of each its ``path``; its ``epoch`` and ``step``, the latter as the snapshot's that explains it, where the file
+        can be read; and the ``monitor`` and ``score`` that it was kept for, where there is one.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            scores = {path: float(score) for path, score in callback.best_k_models.items()}
+            for path in filter(None, {callback.best_model_path, callback.last_model_path, *scores}):
+                kept = {"monitor": callback.monitor, "score": scores[path]} if path in scores else {}
+                found.setdefault(path, {"path": path, **_moment_of(Path(path))}).update(kept)
+    return sorted(found.values(), key=lambda entry: (entry.get("step", -1), entry["path"]))
+
+
+def _moment_of(path: Path) -> dict[str, int]:
+    """Epoch and step of a checkpoint; nothing where it cannot be read, or holds other things than tensors."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return {"epoch": int(checkpoint["epoch"]), "step": step_of_checkpoint(checkpoint)}
+    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError):
+        return {}
 
 
 @contextmanager

@@ -82,6 +82,11 @@ class Scoring:
         return metrics
 
     @property
+    def chosen(self) -> list[str]:
+        """Names of the metrics that were asked for one by one."""
+        return [] if self.metrics == "default" else list(named_metrics(self.metrics))
+
+    @property
     def always_there(self) -> dict[str, bool]:
         """By the name of every metric that may be scored, whether its value over all images is always there."""
         metrics = named_metrics(_every_default() if self.metrics == "default" else self.metrics)

@@ -242,7 +242,8 @@ def probe(n: int = 6, **known: Any) -> Probe:
 def callback(cls: type[DecomCAMCallback] = DecomCAMCallback, **arguments: Any) -> DecomCAMCallback:
     """Three components of ``second`` in six images, two of them drawn, none scored; an error is an error.
 
-    The arguments of the groups ``scores``, ``components``, ``log`` and ``run`` are given by their own names.
+    Trackers get all keys. The arguments of the groups ``scores``, ``components``, ``log`` and ``run`` are given by
+    their own names.
     """
     given = {
         "method": DecomCAM(n_components=3),
@@ -250,6 +251,7 @@ def callback(cls: type[DecomCAMCallback] = DecomCAMCallback, **arguments: Any) -
         "target_layer": "second",
         "metrics": (),
         "n_images": 2,
+        "keys": "all",
         "strict": True,
     } | arguments
     for group, options in {"scores": Scoring, "components": Components, "log": Log, "run": Execution}.items():

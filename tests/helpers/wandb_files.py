@@ -29,6 +29,8 @@ class OfflineRun:
         config: The configuration, without W&B's own ``_wandb`` entry.
         metrics: The ``define_metric`` calls by name or glob: ``step_metric``, ``step_sync``, ``hidden`` and the tuple
             ``summary`` of the aggregates asked for.
+        artifacts: The versions of artifacts that were logged, those that hold tables included: ``type``, ``name``,
+            ``metadata`` and the tuple ``files`` of the paths within.
         media: The files under ``files/media``, by their path relative to ``files``, sorted.
     """
 
@@ -40,6 +42,7 @@ class OfflineRun:
     config: dict[str, Any]
     metrics: dict[str, dict[str, Any]]
     media: dict[str, Path]
+    artifacts: list[dict[str, Any]]
 
     def rows(self, *names: str) -> list[dict[str, Any]]:
         """Return the rows that hold all of `names`."""
@@ -136,6 +139,16 @@ def metric_definition(record: Any) -> dict[str, Any]:
     }
 
 
+def artifact_version(record: Any) -> dict[str, Any]:
+    """Return one logged version of an artifact as a dict."""
+    return {
+        "type": record.type,
+        "name": record.name,
+        "metadata": json.loads(record.metadata) if record.metadata else {},
+        "files": tuple(entry.path for entry in record.manifest.contents),
+    }
+
+
 def find_runs(path: Path | str) -> list[Path]:
     """Return the ``.wandb`` files at or below `path`, in the order of their folders' names, which is that of time."""
     path = Path(path)
@@ -165,6 +178,7 @@ def _read(path: Path) -> OfflineRun:
     summary: dict[str, Any] = {}
     config: dict[str, Any] = {}
     metrics: dict[str, dict[str, Any]] = {}
+    artifacts: list[dict[str, Any]] = []
     for data in read_records(path.read_bytes()):
         record = RECORD.FromString(data)
         match record.WhichOneof("record_type"):
@@ -181,9 +195,11 @@ def _read(path: Path) -> OfflineRun:
             case "summary":
                 update(summary, record.summary.update)
                 remove(summary, record.summary.remove)
+            case "artifact":
+                artifacts.append(artifact_version(record.artifact))
             case "metric" if not record.metric.expanded_from_glob:  # older clients also write what a glob came to
                 metrics[record.metric.name or record.metric.glob_name] = metric_definition(record.metric)
     config.pop("_wandb", None)
     files = path.parent / "files"
     media = {file.relative_to(files).as_posix(): file for file in sorted(files.glob("media/**/*")) if file.is_file()}
-    return OfflineRun(path, run_id, project, history, summary, config, metrics, media)
+    return OfflineRun(path, run_id, project, history, summary, config, metrics, media, artifacts)

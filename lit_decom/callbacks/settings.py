@@ -1,0 +1,86 @@
+"""What runs are grouped and filtered by in a tracker, and which keys it gets."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+from lit_decom import keys
+from lit_decom.components import Components
+from lit_decom.explainer import Explainer
+from lit_decom.probe import Probe
+from lit_decom.scoring import Scoring
+
+_PACKAGES = ("lit-decom", "torch", "torchvision", "lightning", "numpy", "scipy")
+
+
+class KeyFilter:
+    """The one place where it is decided which values trackers get.
+
+    Args:
+        patterns: of :mod:`fnmatch`, for keys with or without the prefix.
+        prefix: of the keys.
+
+    Attributes:
+        idle: the patterns that no key has matched yet.
+    """
+
+    def __init__(self, patterns: Sequence[str], prefix: str) -> None:
+        self.idle = list(patterns)
+        self._patterns, self._prefix = patterns, prefix
+        self._known: dict[str, bool] = {}
+
+    def shown(self, numbers: Iterable[str]) -> set[str]:
+        """Choose among keys without prefix those that trackers get."""
+        return {key for key in numbers if self._known.setdefault(key, self._is_shown(key))}
+
+    def _is_shown(self, key: str) -> bool:
+        found = keys.matched(key, self._patterns, self._prefix)
+        self.idle = [pattern for pattern in self.idle if pattern not in found]
+        return bool(found)
+
+
+def run_settings(
+    explainer: Explainer, scoring: Scoring, components: Components, probe: Probe, *, every_n_epochs: int
+) -> dict[str, Any]:
+    """Describe a run: texts, numbers, and lists and mappings of them.
+
+    Args:
+        explainer: whose layer has been found.
+        scoring: what is scored.
+        components: which components are followed.
+        probe: what is explained.
+        every_n_epochs: how often.
+
+    Returns:
+        By name what the run's results depend on, the versions of the packages among it.
+    """
+    return {
+        "method": {"name": type(explainer.method).__name__} | _fields(explainer.method),
+        "target_layer": explainer.target_layer,
+        "target": _plain(explainer.target),
+        "every_n_epochs": every_n_epochs,
+        "probe": {
+            "size": len(probe),
+            "digest": probe.digest,
+            "image_size": list(probe.images.shape[-2:]),
+            **{name: getattr(probe, name) is not None for name in ("masks", "boxes", "parts")},
+        },
+        "scores": _fields(scoring) | {"metrics": sorted(scoring.metrics_for(probe))},
+        "components": _fields(components),
+        "versions": {"python": python_version()} | {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _fields(group: Any) -> dict[str, Any]:
+    """The options of a group by name."""
+    known = {entry.name: getattr(group, entry.name) for entry in fields(group)} if is_dataclass(group) else {}
+    return {name: _plain(value) for name, value in known.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value as trackers can hold it: as it is, or as a text."""
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, str | int | float | None) else repr(value)
