@@ -33,12 +33,14 @@ class KeyFilter:
 
     def shown(self, numbers: Iterable[str]) -> set[str]:
         """Choose among keys without prefix those that trackers get."""
-        return {key for key in numbers if self._known.setdefault(key, self._is_shown(key))}
+        return {key for key in numbers if self._is_shown(key)}
 
     def _is_shown(self, key: str) -> bool:
-        found = keys.matched(key, self._patterns, self._prefix)
-        self.idle = [pattern for pattern in self.idle if pattern not in found]
-        return bool(found)
+        if key not in self._known:  # looking through all patterns takes longer than all the rest of logging
+            found = keys.matched(key, self._patterns, self._prefix)
+            self.idle = [pattern for pattern in self.idle if pattern not in found]
+            self._known[key] = bool(found)
+        return self._known[key]
 
 
 def run_settings(
