@@ -13,7 +13,7 @@ EXPECTED_ERRORS = (ModuleNotFoundError,)
 # What stands in one chart has one unit. Of components, a chart has as many lines as the callback sends.
 CHARTS = {
     "What does it look at?": {
-        "Energy on the object, beside that of a centred blob": r"energy_pointing_game/all(/center_map)?",
+        "Energy on the object": r"energy_pointing_game/all",
         "Share of the energy, by component": r"explained_energy/component_\d+",
     },
     "Does it matter?": {
@@ -33,7 +33,7 @@ CHARTS = {
         "Right less wrong": r"(energy_pointing_game|average_drop)/gap",
     },
     "What did it cost?": {
-        "Seconds per snapshot": r"seconds",
+        "Seconds per snapshot": r"seconds/total",
         "Errors, and snapshots without a metric": r"errors|dropped/.*",
     },
 }

@@ -26,7 +26,6 @@ CHANCE = {
 ESSENTIAL = {
     "What does it look at?": (
         "energy_pointing_game/all",
-        "energy_pointing_game/all/center_map",
         "explained_energy/component_01",
     ),
     "Does it matter?": ("score_gain/component_0[1-3]", "average_drop/all"),
@@ -42,9 +41,12 @@ ESSENTIAL = {
         "average_drop/incorrect",
         "average_drop/gap",
     ),
-    "What did it cost?": ("seconds", "errors", "dropped/*"),
+    "What did it cost?": ("seconds/total", "errors", "dropped/*"),
 }
-"""By the question that a person asks of a run, patterns of the keys that answer it: what trackers get by default."""
+"""By the question that a person asks of a run, patterns of the keys that answer it: what trackers get by default.
+
+None of them is the folder of another one, which MLflow's store of files could not hold.
+"""
 
 _SEPARATOR = "/"
 _OF_CLASS = "class_gain"
@@ -69,9 +71,9 @@ _ALWAYS_THERE = frozenset(
         "nonfinite_images",
         "positive_gain_share",
         "score_gain/rank_01",
-        "seconds",
         "seconds/explain",
         "seconds/score",
+        "seconds/total",
         "seconds/track",
         "uniform_weights",
         "valid_components",

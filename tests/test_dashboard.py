@@ -18,8 +18,7 @@ KEYS = {
     *(keys.rank_key(name, one) for name in ("score_gain", "explained_energy") for one in range(8)),
     *(keys.class_component_key("drift", one) for one in range(3)),
     *(keys.shared_key(name, one) for name in ("gain", "energy") for one in range(6)),
-    *(keys.seconds_key(part) for part in ("explain", "score", "track", "report")),
-    "seconds",
+    *(keys.seconds_key(part) for part in ("explain", "score", "track", "report", "total")),
     *SINGLES,
     *COUNTS,
 }
@@ -65,6 +64,11 @@ def test_a_chart_has_one_unit():
 def test_the_essential_keys_are_about_twenty():
     patterns = keys.essential()
     assert 18 <= len([key for key in KEYS if keys.matched(key, patterns) and not key.startswith("dropped")]) <= 22
+
+
+def test_no_essential_key_is_the_folder_of_another_one():
+    sent = {key for key in KEYS if keys.matched(key, keys.essential())}
+    assert [key for key in sent if any(other.startswith(f"{key}/") for other in sent)] == []
 
 
 def test_the_workspace_has_the_picture_and_the_charts_under_the_prefix():

@@ -362,7 +362,8 @@ def test_mlflow_itself_shows_the_pictures_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more than its smallest package
     folder = (tmp_path / "runs").as_uri()
     logger = MLFlowLogger("zoo", tracking_uri=folder)
-    fit(tmp_path, callback(), logger=logger, max_epochs=2)
+    observer = callback(keys="essential", metrics="default", probe=masked())
+    fit(tmp_path, observer, logger=logger, max_epochs=2)
     client = mlflow.MlflowClient(folder)
     names = [entry.path for entry in client.list_artifacts(logger.run_id, "images")]
     assert len([name for name in names if "step+3" in name and name.endswith(".png")]) == 1

@@ -379,7 +379,8 @@ class DecomCAMCallback(pl.Callback):
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, numbers: dict[str, float], step: int) -> None:
         monitors = Monitors(trainer, self.prefix)
-        shown = self._filter.shown({*numbers, "errors", "seconds"}) | monitors.monitored
+        total = keys.seconds_key("total")
+        shown = self._filter.shown({*numbers, "errors", total}) | monitors.monitored
         if trainer.state.fn == "fit" and trainer.is_global_zero:
             with self._forgiving("describe the values"):
                 self._reporter(trainer).describe(sorted(shown), self.observer.directions, self._described)
@@ -388,7 +389,7 @@ class DecomCAMCallback(pl.Callback):
         numbers = numbers | {"errors": float(errors)}
         numbers |= {} if seconds is None else {keys.seconds_key("report"): seconds}
         costs = keys.seconds_of(numbers)
-        numbers |= {"seconds": sum(costs.values())} if costs else {}
+        numbers |= {total: sum(costs.values())} if costs else {}
         values = {keys.logged(self.prefix, key): value for key, value in numbers.items()}
         monitors.withdraw(set(values))
         log_values(trainer, pl_module, values, {keys.logged(self.prefix, key) for key in shown}, step)

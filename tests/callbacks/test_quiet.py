@@ -40,7 +40,7 @@ def test_patterns_say_what_is_sent_and_everything_stays_known(tmp_path):
 
 def test_the_essential_ones_are_those_of_the_list_and_of_the_metrics_that_were_asked_for(tmp_path):
     some, known = sent(tmp_path, keys="essential", metrics=[Gini(), AverageGain()])
-    assert {"gini/all", "average_gain/all", "accuracy", "seconds", "score_gain/component_01"} <= some
+    assert {"gini/all", "average_gain/all", "accuracy", "seconds/total", "score_gain/component_01"} <= some
     assert all(keys.matched(key, keys.essential(["gini", "average_gain"])) for key in some)
     assert len(known) > 2 * len(some)
 
