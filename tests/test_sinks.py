@@ -4,19 +4,22 @@ import json
 import logging
 import math
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import wandb
+import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_decom import DecomCAM
+from lit_decom.fitting import KeepConfig
 from lit_decom.sinks import Picture, log_curves, log_files, log_picture, log_table, takes_pictures
-from tests.helpers.modules import CLASSES, callback, fit, probe, tiny
+from tests.helpers.modules import CLASSES, callback, fit, probe, tiny, trainer
 from tests.helpers.wandb_files import read_run
 
 GAIN = "decomcam/score_gain/rank_01"
@@ -265,6 +268,7 @@ def test_a_run_is_described_by_what_its_results_depend_on(tmp_path):
     described = run.config["decomcam"]
     assert described["method"]["name"] == "DecomCAM"
     assert (described["method"]["n_components"], described["method"]["integration"]) == (3, "paper")
+    assert not [name for name in described["method"] if name.startswith("_")]
     assert described["target_layer"] == "second"
     assert described["probe"]["digest"] == observer.probe.digest
     assert described["probe"]["size"] == 6
@@ -278,6 +282,25 @@ def test_tensorboard_has_the_settings_beside_the_modules_own_hyperparameters(tmp
     events.Reload()
     (text,) = events.Tensors("decomcam/settings/text_summary")
     assert b"integration: paper" in text.tensor_proto.string_val[0]
+
+
+class Down(Speechless):
+    """A tracker that refuses."""
+
+    def log_hyperparams(self, params):
+        raise ConnectionError("the tracker is down")
+
+
+def test_the_command_line_sends_its_whole_configuration_and_a_tracker_that_is_down_ends_nothing(tmp_path):
+    parser = SimpleNamespace(dump=lambda config, **_: yaml.safe_dump(config))
+    keep = KeepConfig(parser=parser, config={"model": {"lr": 0.1}, "data": {"n": 3}})
+    table = CSVLogger(tmp_path)
+    run = trainer(tmp_path, logger=[Down(), table])
+    keep.setup(run, tiny(), "validate")
+    assert table.experiment.hparams == {}
+    with pytest.warns(UserWarning, match="Could not send the configuration to Down: the tracker is down"):
+        keep.setup(run, tiny(), "fit")
+    assert table.experiment.hparams == {"cli": {"model": {"lr": 0.1}, "data": {"n": 3}}}
 
 
 # ----- probe and records as artifacts

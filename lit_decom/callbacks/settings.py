@@ -77,8 +77,8 @@ def run_settings(
 
 def _fields(group: Any) -> dict[str, Any]:
     """The options of a group by name."""
-    known = {entry.name: getattr(group, entry.name) for entry in fields(group)} if is_dataclass(group) else {}
-    return {name: _plain(value) for name, value in known.items()}
+    known = [entry.name for entry in fields(group) if entry.init] if is_dataclass(group) else []
+    return {name: _plain(getattr(group, name)) for name in known}
 
 
 def _plain(value: Any) -> Any:
