@@ -175,6 +175,10 @@ def test_equal_factors_come_by_channel_and_equal_classes_decide_the_sign():
     expected = torch.tensor([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
     assert_close(found.codes, expected, **FLOAT64)
     assert_close(found.directions, torch.eye(2, dtype=torch.float64), **FLOAT64)
+    # The search for axes begins at the strongest channel, here the last; the order is that of the channels even so.
+    turn = torch.tensor([[0.6, 0.0], [0.8, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    found = decision_factors(pooled @ head.T, head @ turn.T, pooled @ turn.T)
+    assert_close(found.directions, turn, **FLOAT64)
 
 
 def test_many_classes_need_products_alone():
