@@ -481,6 +481,14 @@ def test_wrong_settings_are_named(arguments, message):
 def test_channels_alone_need_loadings_from_the_first_snapshot_on():
     with pytest.raises(ValueError, match="without loadings"):
         ComponentTracker(spatial_weight=0.0).update(**single([E1]), step=0)
+    world = World(40)
+    tracker = ComponentTracker(spatial_weight=0.0)
+    snapshot, shown, _ = world.snapshot()
+    tracker.update(**snapshot, step=0)
+    snapshot["patterns"] = torch.rand_like(snapshot["patterns"])
+    again = tracker.update(**snapshot, step=1)
+    assert not again.births.any(), "whatever the patterns"
+    assert torch.equal(again.identities >= 0, shown >= 0)
 
 
 def test_a_state_of_another_version_is_refused():

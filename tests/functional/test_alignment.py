@@ -140,6 +140,13 @@ def test_loadings_are_compared_on_the_full_channel_axis():
     torch.testing.assert_close(cosine, torch.tensor([[[0.8]]], dtype=torch.float64))
 
 
+def test_loadings_without_any_channel_resemble_nothing():
+    pattern, nothing = torch.ones(1, 1, 1, 1), torch.zeros(1, 0, 1)
+    sides = {"loadings": nothing, "new_loadings": nothing, "channels": nothing[..., 0].long()}
+    cosine = component_similarity(pattern, pattern, **sides, new_channels=nothing[..., 0].long())
+    assert cosine.item() == pytest.approx(0.5), "the patterns' half alone"
+
+
 def test_rows_are_the_channels_where_none_are_given():
     patterns, new_patterns, sides, _, _ = planted(2)
     rows = torch.arange(40).expand(4, 40)

@@ -106,6 +106,7 @@ def test_components_that_do_not_exist_stay_out_of_the_rotation():
     blank = components.clone()
     blank[:, 3] = 0
     assert (random_orthogonal_basis(blank, generator())[:, 3] == 0).all()
+    assert (random_orthogonal_basis(blank, generator(), torch.ones(3, 4, dtype=torch.bool))[:, 3] == 0).all()
 
 
 def test_one_bad_image_does_not_spoil_its_batch():

@@ -63,6 +63,24 @@ def slow_mean_interval(values: Tensor, counts: Tensor, level: float) -> tuple[fl
     return mean - t[len(t) - rank] * error, mean - t[rank - 1] * error
 
 
+def slow_difference_interval(first: Tensor, second: Tensor, counts: list[Tensor], level: float) -> tuple[float, float]:
+    """The same of two samples, with the standard error of Welch."""
+    samples = [first.sort().values, second.sort().values]
+
+    def away(parts: list[Tensor]) -> tuple[float, float]:
+        return float(parts[0].mean() - parts[1].mean()), math.sqrt(sum(float(part.var()) / len(part) for part in parts))
+
+    difference, error = away(samples)
+    t = []
+    for rows in zip(*counts, strict=True):
+        drawn = [sample.repeat_interleave(row.round().long()) for sample, row in zip(samples, rows, strict=True)]
+        other, spread = away(drawn)
+        t.append((other - difference) / spread)
+    t = sorted(t)
+    rank = math.floor((len(t) + 1) * (1 - level) / 2 + 1e-9)
+    return difference - t[len(t) - rank] * error, difference - t[rank - 1] * error
+
+
 # --- coverage ---------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +182,28 @@ def test_the_interval_of_a_mean_is_that_of_the_slow_definition(level):
     for column in range(3):
         # the moments lose what the slow two-pass spread keeps: 1e-16 times the magnitude over the spread, 1e6 in one
         assert found[column].tolist() == pytest.approx(slow_mean_interval(values[:, column], counts, level), rel=1e-9)
+
+
+def test_the_interval_of_a_difference_is_that_of_the_slow_definition():
+    from lit_decom.functional.intervals import _draws
+
+    generator = torch.Generator().manual_seed(1)
+    first = torch.rand(8, 2, dtype=torch.float64, generator=generator)
+    second = 3 * torch.rand(31, 2, dtype=torch.float64, generator=generator)
+    counts = [_draws(n, 200, 2 * 5 + part) * n for part, n in enumerate((8, 31))]
+    found = difference_intervals(first, second, 0.9, n_resamples=200, seed=5)
+    for column in range(2):
+        expected = slow_difference_interval(first[:, column], second[:, column], counts, 0.9)
+        assert found[column].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "interval", [mean_intervals, lambda values, **options: difference_intervals(values, -values, **options)]
+)
+def test_a_thousand_draws_of_seed_0_are_the_default(interval):
+    values = torch.rand(12, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(interval(values), interval(values, level=0.95, n_resamples=1000, seed=0))
+    assert not torch.equal(interval(values), interval(values, n_resamples=1001))
 
 
 def test_the_interval_of_a_mean_is_the_normal_one_for_many_images():

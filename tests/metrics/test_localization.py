@@ -157,3 +157,9 @@ def test_the_box_threshold_belongs_to_the_images_reduced():
     assert_same(metric.compute(), metric.values.nanmean())
     alone = torch.stack([metric.reduce(metric.rows[i : i + 1]) for i in range(7)])
     assert alone.nanmean() > metric.compute()
+
+
+def test_the_first_version_of_box_accuracy_asks_for_one_half_and_the_second_for_three_overlaps():
+    assert MaxBoxAccuracy(version=1).iou_thresholds == (0.5,)
+    assert MaxBoxAccuracy(version=2).iou_thresholds == (0.3, 0.5, 0.7)
+    assert MaxBoxAccuracy(iou_thresholds=(0.4,)).iou_thresholds == (0.4,)

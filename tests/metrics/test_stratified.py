@@ -296,6 +296,7 @@ def test_the_repr_states_metric_strata_and_the_class_explained():
         "strata='correctness', fixed=False, target='prediction')"
     )
     assert "strata='confidence', n_bins=5" in repr(StratifiedWrapper(Gini(), strata="confidence", n_bins=5))
+    assert "strata='class_accuracy', n_bins=4" in repr(StratifiedWrapper(Gini(), strata="class_accuracy", n_bins=4))
     assert "strata=by_size" in repr(StratifiedWrapper(Gini(), strata=by_size))
 
 

@@ -20,6 +20,7 @@ from lit_decom.metrics import (
     PartCoverage,
     PartInformation,
     PartIoU,
+    TargetSwitchRate,
 )
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.scoring import Scoreboard
@@ -188,6 +189,22 @@ def test_what_belongs_to_a_set_is_chosen_anew_in_every_draw_of_a_comparison():
             assert scores[f"{name}/{stratum}"].value == pytest.approx(metric.reduce(own).item(), abs=1e-6)
 
 
+class KeptValid(Kept):
+    def update(self, ossms, valid=None):
+        Kept.shown.append(valid)
+        self.append(ossms.mean(dim=(1, 2, 3)))
+
+
+def test_a_component_that_there_is_not_is_none_of_the_random_basis_either():
+    shown, found = probe(4), decomposition(4)
+    found.valid[:, 2] = False
+    scored(board(KeptOSSMs(), KeptValid(), chance=True), shown, found)
+    _own, own_valid, turned, turned_valid, *_blobs = Kept.shown
+    assert (turned[:, 2] == 0).all()
+    assert torch.equal(own_valid, found.valid)
+    assert torch.equal(turned_valid, found.valid)
+
+
 def test_maps_that_know_nothing_are_scored_once_and_remembered():
     made, shown = board(Kept(), chance=True), probe(4)
     first = scored(made, shown, decomposition(4))
@@ -321,6 +338,23 @@ def test_maps_of_the_last_snapshot_are_what_stability_compares_with():
     assert not same.always_there
     other = scored(made, shown, decomposition(3, seed=5))["MapStability/all"]
     assert other.value < 0.9
+
+
+def test_only_the_method_is_compared_with_what_it_was_before():
+    made, shown = board(MapStability(), Gini(), baselines=("grad_cam",), chance=True), probe(3)
+    for seed in (1, 2):
+        found = scored(made, shown, decomposition(3, seed=seed))
+    assert {key for key in found if key.startswith("MapStability")} == {"MapStability/all", "MapStability/correct"}
+    assert "Gini/all/grad_cam" in found
+
+
+def test_metrics_of_predictions_see_those_of_this_snapshot():
+    made, shown = board(TargetSwitchRate()), probe(4)
+    right = torch.tensor([[2.0, 0.0]]).repeat(4, 1)
+    turned = right.clone()
+    turned[0] = right[0].flip(0)
+    scored(made, shown, decomposition(4), right)
+    assert scored(made, shown, decomposition(4), turned)["TargetSwitchRate/all"].value == pytest.approx(1 / 4)
 
 
 def test_possible_keys_hold_every_score():
