@@ -89,5 +89,7 @@ def test_half_precision_is_computed_in_single(score):
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"Expected `singular_values` to have shape \(B, K\), but got \(3,\)"):
         effective_rank(torch.ones(3))
+    with pytest.raises(ValueError, match=r"Expected `contributions` to have shape"):
+        top_component_share(torch.ones(3))
     with pytest.raises(ValueError, match=r"Expected `valid` to have shape \(1, 3\), but got \(1, 2\)"):
         top_component_share(torch.ones(1, 3), torch.ones(1, 2, dtype=torch.bool))

@@ -273,3 +273,11 @@ def test_wrong_arguments_are_named():
         exemplars(torch.zeros(1, 1, 2, 2), 0, (8, 8))
     with pytest.raises(ValueError, match="`extent` to be positive"):
         exemplars(torch.zeros(1, 1, 2, 2), 1, (8, 8), extent=0)
+
+
+def test_every_direction_without_a_sum_follows_its_own_largest_entry():
+    from lit_decom.functional.shared_basis import _orient
+
+    directions = torch.tensor([[0.1, -0.5, 0.5, -0.1], [1.0, 0.0, 0.0, 0.0], [0.0, -0.6, -0.8, 0.0]]).double().T
+    expected = directions * torch.tensor([-1.0, 1.0, -1.0])
+    torch.testing.assert_close(_orient(directions), expected)
