@@ -4,6 +4,9 @@ They say something of components that keep an index over images, be it an identi
 each image counts, so that a bootstrap asks them once for all its draws.
 """
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,7 +114,17 @@ def information_floor(parts: Tensor, n_permutations: int = 50, seed: int = 0) ->
         0.31
     """
     rows, inverse = torch.unique(parts, dim=0, return_inverse=True)
-    rows = rows[inverse.sort().values].cpu()
+    rows = rows[inverse.sort().values].cpu().long()
+    return parts.new_tensor(
+        _permuted_information(rows.numpy().tobytes(), rows.shape[1], n_permutations, seed),
+        dtype=torch.get_default_dtype(),
+    )
+
+
+# The same images are asked of again and again: for a value, its interval, and what it is compared with.
+@lru_cache(maxsize=256)
+def _permuted_information(parts: bytes, width: int, n_permutations: int, seed: int) -> float:
+    rows = torch.tensor(np.frombuffer(parts, dtype=np.int64).reshape(-1, width))
     missing = rows < 0
     keys = torch.rand(n_permutations, *rows.shape, generator=torch.Generator().manual_seed(seed))
     source = keys.masked_fill(missing, 2.0).argsort(dim=2)
@@ -119,7 +132,7 @@ def information_floor(parts: Tensor, n_permutations: int = 50, seed: int = 0) ->
     place = missing.long().argsort(dim=1, stable=True).expand_as(source)
     permuted = torch.empty_like(source).scatter_(2, place, rows.expand_as(source).gather(2, source))
     counts = _one_hot(permuted).sum(dim=1)
-    return _information(counts.to(torch.get_default_dtype())).mean().to(parts.device)
+    return float(_information(counts.to(torch.get_default_dtype())).mean())
 
 
 def _mean_tables(tables: Tensor, weights: Tensor) -> Tensor:
