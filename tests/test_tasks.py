@@ -326,7 +326,7 @@ def test_a_task_made_by_the_command_line_is_restored_from_its_checkpoint(monkeyp
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning 2.6 and jsonargparse 4.53
-@pytest.mark.parametrize(("data", "epochs", "least"), [("digits", 6, 0.95), ("critters", 8, 0.93)])
+@pytest.mark.parametrize(("data", "epochs", "least"), [("digits", 6, 0.95), ("critters", 8, 0.85)])
 def test_the_small_network_learns_the_built_in_data_within_its_epochs(monkeypatch, tmp_path, data, epochs, least):
     L.seed_everything(0, verbose=False)
     cli = parse(
