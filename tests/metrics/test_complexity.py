@@ -60,6 +60,8 @@ def test_values_known_on_paper():
     assert result(Entropy(), [{"maps": half}]) == 0.5
     assert result(EffectiveRank(), [{"singular_values": torch.ones(1, 4)}]) == 4
     assert result(TopComponentShare(), [{"contributions": torch.tensor([[1.0, 3.0]])}]) == 0.75
+    padded = {"contributions": torch.tensor([[1.0, 3.0, 6.0]]), "valid": torch.tensor([[True, True, False]])}
+    assert result(TopComponentShare(), [padded]) == 0.75
 
 
 def test_one_call_of_a_collection_serves_every_metric():

@@ -221,6 +221,11 @@ def test_unknown_options_are_refused_at_construction(metric, wrong):
         metric(**wrong)
 
 
+@pytest.mark.parametrize("metric", [*CHANGES, Complexity, Coherency, ADCC])
+def test_settings_of_torchmetrics_reach_it(metric):
+    assert metric(sync_on_compute=False).sync_on_compute is False
+
+
 def test_conventions_show_in_the_repr():
     assert repr(AverageGain(mask_space="unit")) == (
         "AverageGain(target='predicted', mask_space='unit', substrate='zeros', scale_to_image=False)"
