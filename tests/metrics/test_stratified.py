@@ -13,6 +13,7 @@ from torchmetrics.wrappers import MetricTracker
 from lit_decom.functional.intervals import mean_intervals
 from lit_decom.metrics.complexity import Entropy, Gini
 from lit_decom.metrics.localization import EnergyPointingGame, MaxBoxAccuracy, PixelAveragePrecision, PointingGame
+from lit_decom.metrics.stability import MapHistory, MapStability
 from lit_decom.metrics.stratified import StratifiedWrapper
 from tests.helpers.metric_tester import (
     Inputs,
@@ -207,6 +208,14 @@ def test_a_function_may_give_integers_or_names():
         result(Quiet(EnergyPointingGame(), strata=by_size), [SIX])
     with pytest.raises(ValueError, match="Expected one stratum for each of the 6 images, but got 2"):
         result(Quiet(EnergyPointingGame(), strata=lambda logits, labels: labels[:2]), [SIX])
+
+
+def test_the_metric_gets_what_the_strata_take_as_well():
+    history, ids = MapHistory(), list("abcdef")
+    history.observe(0, SIX["maps"], ids, SIX["logits"])
+    metric = Quiet(MapStability())
+    metric.update(SIX["maps"], history=history, ids=ids, logits=SIX["logits"], labels=SIX["labels"])
+    assert metric.compute()["all"].item() == pytest.approx(1.0)
 
 
 def test_set_level_metrics_are_computed_on_the_images_of_the_stratum():
