@@ -13,23 +13,24 @@ EXPECTED_ERRORS = (ModuleNotFoundError,)
 # What stands in one chart has one unit. Of components, a chart has as many lines as the callback sends.
 CHARTS = {
     "What does it look at?": {
+        "Share of the decision, by decision factor": r"factor_share/\d+",
         "Energy on the object": r"energy_pointing_game/all",
-        "Share of the energy, by component": r"explained_energy/component_\d+",
+        "Parts: average precision of the best component": r"part_average_precision/all",
     },
     "Does it matter?": {
+        "Completeness: share of the logits' variance that the factors explain": r"completeness",
         "Score gain since its birth, by component (logit)": r"score_gain/component_\d+",
         "Average drop: score lost outside the map (lower is better)": r"average_drop/all",
     },
     "Is it stable?": {
+        "Confidence of the matching of factors (0 to 1)": r"factor_confidence",
+        "Births and deaths of factors": r"factor_(births|deaths)",
         "Drift: how far explanations moved (0 to 1)": r"drift",
-        "Confidence of the matching (0 to 1)": r"confidence",
-        "Births and deaths, per image": r"births|deaths",
     },
     "Does it differ where it is wrong?": {
         "Accuracy on the probe": r"accuracy",
-        "Images right and wrong": r"count/(correct|incorrect)",
+        "Images that it gets wrong": r"count/incorrect",
         "Energy on the object, right and wrong": r"energy_pointing_game/(correct|incorrect)",
-        "Average drop, right and wrong": r"average_drop/(correct|incorrect)",
         "Right less wrong": r"(energy_pointing_game|average_drop)/gap",
     },
     "What did it cost?": {
@@ -61,7 +62,7 @@ def workspace(entity: str, project: str, prefix: str = "decomcam") -> Any:
         question: [_lines(title, prefix, pattern) for title, pattern in charts.items()]
         for question, charts in CHARTS.items()
     }
-    sections["What does it look at?"].insert(0, _media("OSSMs of the probe", f"{prefix}/ossms"))
+    sections["What does it look at?"].insert(0, _media("Decision factors and OSSMs of the probe", f"{prefix}/ossms"))
     return ws.Workspace(
         entity=entity,
         project=project,

@@ -24,21 +24,15 @@ CHANCE = {
 """Explanations that know nothing of the image, or only where it is explained, and what a sentence calls them."""
 
 ESSENTIAL = {
-    "What does it look at?": (
-        "energy_pointing_game/all",
-        "explained_energy/component_01",
-    ),
-    "Does it matter?": ("score_gain/component_0[1-3]", "average_drop/all"),
-    "Is it stable?": ("drift", "confidence", "births", "deaths"),
+    "What does it look at?": ("factor_share/*", "energy_pointing_game/all", "part_average_precision/all"),
+    "Does it matter?": ("completeness", "score_gain/component_01", "average_drop/all"),
+    "Is it stable?": ("factor_confidence", "factor_births", "factor_deaths", "drift"),
     "Does it differ where it is wrong?": (
         "accuracy",
-        "count/correct",
         "count/incorrect",
         "energy_pointing_game/correct",
         "energy_pointing_game/incorrect",
         "energy_pointing_game/gap",
-        "average_drop/correct",
-        "average_drop/incorrect",
         "average_drop/gap",
     ),
     "What did it cost?": ("seconds/total", "errors", "dropped/*"),
@@ -47,6 +41,8 @@ ESSENTIAL = {
 
 None of them is the folder of another one, which MLflow's store of files could not hold.
 """
+MOST_AT_ONCE = {"factor_share/*": 6}
+"""Of essential patterns that may match many keys at one snapshot, how many of these are sent: the largest values."""
 
 _SEPARATOR = "/"
 _OF_CLASS = "class_gain"

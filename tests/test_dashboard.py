@@ -5,6 +5,7 @@ import re
 import pytest
 
 from lit_decom import keys
+from lit_decom.callbacks.settings import KeyFilter
 from lit_decom.dashboard import CHARTS, workspace
 from lit_decom.scoring.options import _every_default, named_metrics
 
@@ -18,6 +19,10 @@ KEYS = {
     *(keys.rank_key(name, one) for name in ("score_gain", "explained_energy") for one in range(8)),
     *(keys.class_component_key("drift", one) for one in range(3)),
     *(keys.shared_key(name, one) for name in ("gain", "energy") for one in range(6)),
+    *(keys.factor_key("share", one) for one in range(9)),
+    *(keys.factor_key("score", one, stratum) for one in range(9) for stratum in ("all", "correct", "incorrect")),
+    *(f"factor_{name}" for name in ("births", "deaths", "confidence", "drift", "agreement", "constant_share")),
+    "completeness",
     *(keys.seconds_key(part) for part in ("explain", "score", "track", "report", "total")),
     *SINGLES,
     *COUNTS,
@@ -28,7 +33,7 @@ KEYS = {
 def unit_of(key):
     """In what a value is measured, as its definition says."""
     word = key.split("/")[0]
-    if word in {"score_gain", "class_gain", "shared_gain"}:
+    if word in {"score_gain", "class_gain", "shared_gain", "factor_score"}:
         return "logit"
     if word == "count":
         return "components" if "component" in key else "images"
@@ -36,6 +41,8 @@ def unit_of(key):
         return "difference of shares"
     units = {"settled_at": "epochs", "seconds": "seconds", "effective_rank": "components", "entropy": "nats"}
     units |= dict.fromkeys(("births", "deaths", "flips", "swaps"), "per image") | {
+        "factor_births": "factors",
+        "factor_deaths": "factors",
         "dropped": "times",
         "errors": "times",
     }
@@ -62,8 +69,10 @@ def test_a_chart_has_one_unit():
 
 
 def test_the_essential_keys_are_about_twenty():
-    patterns = keys.essential()
-    assert 18 <= len([key for key in KEYS if keys.matched(key, patterns) and not key.startswith("dropped")]) <= 22
+    chosen = KeyFilter(keys.essential(), "decomcam", keys.MOST_AT_ONCE)
+    sent = chosen.shown(dict.fromkeys(KEYS, 0.5))
+    assert 18 <= len([key for key in sent if not key.startswith("dropped")]) <= 23, "with epoch and step at most 25"
+    assert len([key for key in sent if key.startswith("factor_share/")]) == 6
 
 
 def test_no_essential_key_is_the_folder_of_another_one():
@@ -77,5 +86,6 @@ def test_the_workspace_has_the_picture_and_the_charts_under_the_prefix():
     assert [section.name for section in made.sections] == list(keys.ESSENTIAL)
     media, *lines = made.sections[0].panels
     assert media.media_keys == ["mine/ossms"]
-    assert re.fullmatch(lines[0].metric_regex, "mine/energy_pointing_game/all")
-    assert not re.fullmatch(lines[0].metric_regex, "mine/energy_pointing_game/correct")
+    assert re.fullmatch(lines[0].metric_regex, "mine/factor_share/02"), "factors lead"
+    assert re.fullmatch(lines[1].metric_regex, "mine/energy_pointing_game/all")
+    assert not re.fullmatch(lines[1].metric_regex, "mine/energy_pointing_game/correct")

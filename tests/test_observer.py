@@ -1,9 +1,11 @@
 """The observer's promises: records that do not depend on shards or batches, memory over snapshots, resuming."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
 from lit_decom import Components, DecomCAM, Explainer, Probe
+from lit_decom.components import SharedComponents
 from lit_decom.explainer import Explanations
 from lit_decom.observer import Observer
 from lit_decom.process import Process, Stopwatch
@@ -26,8 +28,15 @@ METHOD = DecomCAM(n_components=3)
 
 def new_observer(batch_size=16, **options):
     made = Observer(Explainer(METHOD, batch_size=batch_size), components=Components(2, **options))
-    made.shared.n_scored = 2
+    if isinstance(made.shared, SharedComponents):
+        made.shared.n_scored = 2
     return made
+
+
+@pytest.fixture(params=["decision_factors", "svd"])
+def shared(request):
+    """Which components the probe shares."""
+    return request.param
 
 
 def observer(model, images, **settings):
@@ -53,10 +62,10 @@ def test_two_processes_find_what_one_finds():
     assert torch.equal(joined.targets, alone.targets)
 
 
-def test_numbers_do_not_depend_on_the_batch_size():
+def test_numbers_do_not_depend_on_the_batch_size(shared):
     model, images = network(), probe()
-    whole = observer(model, images, batch_size=6).observe(model, epoch=0, step=1)
-    pieces = observer(model, images, batch_size=2).observe(model, epoch=0, step=1)
+    whole = observer(model, images, batch_size=6, shared=shared).observe(model, epoch=0, step=1)
+    pieces = observer(model, images, batch_size=2, shared=shared).observe(model, epoch=0, step=1)
     assert numbers(whole).keys() == numbers(pieces).keys()
     for name, value in numbers(whole).items():
         if not name.startswith("shared_gain"):  # scored on the first piece alone
@@ -75,18 +84,19 @@ def test_the_same_network_twice_has_no_births_deaths_flips_or_drift():
     assert again.numbers["target_switch_rate/all"] == 0
 
 
-def test_a_resumed_observer_goes_on_as_the_first_would_have():
+def test_a_resumed_observer_goes_on_as_the_first_would_have(shared):
     images = probe()
-    whole, first = observer(network(0), images), observer(network(0), images)
+    whole, first = (observer(network(0), images, shared=shared) for _ in range(2))
     for watched in (whole, first):
         watched.observe(network(0), epoch=0, step=1)
         watched.observe(network(1), epoch=1, step=2)
-    resumed = new_observer()
+    resumed = new_observer(shared=shared)
     resumed.load_state_dict(first.state_dict())
     resumed.prepare(network(2), images)
     expected, found = (watched.observe(network(2), epoch=2, step=3) for watched in (whole, resumed))
     assert torch.equal(expected.identities, found.identities)
-    assert torch.equal(expected.shared_identities, found.shared_identities)
+    name = "factor_identities" if shared == "decision_factors" else "shared_identities"
+    assert torch.equal(getattr(expected, name), getattr(found, name))
     assert numbers(expected) == numbers(found)
 
 
@@ -103,7 +113,7 @@ def test_fixed_strata_keep_their_images():
 
 def test_frozen_shared_components_keep_their_directions():
     images, model = probe(), network(0)
-    frozen = observer(model, images, freeze_shared=True)
+    frozen = observer(model, images, shared="svd", freeze_shared=True)
     before = frozen.observe(model, epoch=0, step=1)
     after = frozen.observe(network(3), epoch=1, step=2)
     assert torch.equal(before.shared_identities, after.shared_identities)

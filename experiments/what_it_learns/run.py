@@ -60,7 +60,7 @@ def one_seed(config: Any, seed: int) -> dict[str, list[Row]]:
             probe,
             "layer3",
             scores=Scoring([EnergyPointingGame()]),
-            components=Components(n_shared=config.shared_components),
+            components=Components(n_shared=config.shared_components, shared="svd"),
             log=Log(n_images=0),
             dirpath=directory,
         )

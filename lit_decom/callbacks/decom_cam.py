@@ -130,7 +130,7 @@ class DecomCAMCallback(pl.Callback):
         self._warned: set[object] = set()
         self._class_accuracy = ClassAccuracy()
         self._described: set[str] = set()
-        self._filter = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix)
+        self._filter = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix, self.log_options.most)
         self._predictions: list[dict[str, Any]] = []
         self._peaks: Tensor | None = None
         self._report_seconds: float | None = None
@@ -380,7 +380,7 @@ class DecomCAMCallback(pl.Callback):
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, numbers: dict[str, float], step: int) -> None:
         monitors = Monitors(trainer, self.prefix)
         total = keys.seconds_key("total")
-        shown = self._filter.shown({*numbers, "errors", total}) | monitors.monitored
+        shown = self._filter.shown({**numbers, "errors": 0.0, total: 0.0}) | monitors.monitored
         if trainer.state.fn == "fit" and trainer.is_global_zero:
             with self._forgiving("describe the values"):
                 self._reporter(trainer).describe(sorted(shown), self.observer.directions, self._described)

@@ -53,6 +53,11 @@ class Log:
             return ("*",)
         return names.essential(chosen) if isinstance(self.keys, str) else tuple(self.keys)
 
+    @property
+    def most(self) -> dict[str, int]:
+        """Of which patterns only the largest values are sent, and how many at once."""
+        return dict(names.MOST_AT_ONCE) if self.keys == "essential" else {}
+
 
 @dataclass(frozen=True)
 class Execution:

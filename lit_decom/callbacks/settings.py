@@ -1,9 +1,10 @@
 """What runs are grouped and filtered by in a tracker, and which keys it gets."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from platform import python_version
+from types import MappingProxyType
 from typing import Any
 
 from lit_decom import keys
@@ -21,25 +22,38 @@ class KeyFilter:
     Args:
         patterns: of :mod:`fnmatch`, for keys with or without the prefix.
         prefix: of the keys.
+        most: by pattern, how many of the keys that match no other one are sent at once.
 
     Attributes:
         idle: the patterns that no key has matched yet.
     """
 
-    def __init__(self, patterns: Sequence[str], prefix: str) -> None:
+    def __init__(self, patterns: Sequence[str], prefix: str, most: Mapping[str, int] = MappingProxyType({})) -> None:
         self.idle = list(patterns)
-        self._patterns, self._prefix = patterns, prefix
-        self._known: dict[str, bool] = {}
+        self._patterns, self._prefix, self._most = patterns, prefix, most
+        self._known: dict[str, list[str]] = {}
+        self._begun: set[str] = set()
 
-    def shown(self, numbers: Iterable[str]) -> set[str]:
-        """Choose among keys without prefix those that trackers get."""
-        return {key for key in numbers if self._is_shown(key)}
+    def shown(self, numbers: Mapping[str, float]) -> set[str]:
+        """Choose among values, by keys without prefix, those that trackers get.
 
-    def _is_shown(self, key: str) -> bool:
+        Of a pattern with a limit these are the curves that have begun, then the largest values.
+        """
+        matches = {key: found for key in numbers if (found := self._matches(key))}
+        shown = {key for key, found in matches.items() if not set(found) <= set(self._most)}
+        for pattern, most in self._most.items():
+            mine = [key for key, found in matches.items() if pattern in found and key not in shown]
+            mine.sort(key=lambda key: (key not in self._begun, -numbers[key]))
+            self._begun |= set(mine[:most])
+            shown |= set(mine[:most])
+        return shown
+
+    def _matches(self, key: str) -> list[str]:
+        """The patterns that a key matches."""
         if key not in self._known:  # looking through all patterns takes longer than all the rest of logging
             found = keys.matched(key, self._patterns, self._prefix)
             self.idle = [pattern for pattern in self.idle if pattern not in found]
-            self._known[key] = bool(found)
+            self._known[key] = found
         return self._known[key]
 
 

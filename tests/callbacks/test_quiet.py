@@ -83,7 +83,22 @@ def test_one_that_matches_late_is_not(tmp_path):
 
 def test_a_filter_knows_which_patterns_are_idle():
     chosen = KeyFilter(["gini/*", "decomcam/drift", "never"], "decomcam")
-    assert chosen.shown(["gini/all", "entropy/all"]) == {"gini/all"}
+    assert chosen.shown({"gini/all": 0.1, "entropy/all": 0.2}) == {"gini/all"}
     assert chosen.idle == ["decomcam/drift", "never"]
-    assert chosen.shown(["drift", "gini/all"]) == {"drift", "gini/all"}
+    assert chosen.shown({"drift": 0.1, "gini/all": 0.2}) == {"drift", "gini/all"}
     assert chosen.idle == ["never"]
+
+
+def test_of_many_factors_the_strongest_are_sent_and_a_curve_that_began_goes_on():
+    chosen = KeyFilter(["share/*", "drift"], "decomcam", {"share/*": 2})
+    first = {"share/01": 0.1, "share/02": 0.5, "share/03": 0.3, "drift": 0.0}
+    assert chosen.shown(first) == {"share/02", "share/03", "drift"}
+    later = first | {"share/01": 0.9, "share/03": 0.2}
+    assert chosen.shown(later) == {"share/02", "share/03", "drift"}
+    del later["share/02"]
+    assert chosen.shown(later) == {"share/01", "share/03", "drift"}, "one that ended leaves its place"
+
+
+def test_what_a_pattern_without_a_limit_names_is_sent_in_any_case():
+    chosen = KeyFilter(["share/*", "share/02"], "decomcam", {"share/*": 1})
+    assert chosen.shown({"share/01": 0.9, "share/02": 0.1}) == {"share/01", "share/02"}

@@ -247,8 +247,9 @@ def test_a_snapshot_keeps_and_logs_the_factors(tmp_path):
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
-        ({"shared": "svd"}, SharedComponents),
+        ({}, FollowedFactors),
         ({"shared": "decision_factors"}, FollowedFactors),
+        ({"shared": "svd"}, SharedComponents),
         ({"n_shared": 0}, type(None)),
     ],
 )
@@ -267,7 +268,7 @@ def test_how_many_components_are_followed():
     [
         ({"shared": "pca"}, "Expected `shared` to be one of"),
         ({"n_shared": -1}, "Expected `n_shared` to be at least 0"),
-        ({"shared": "decision_factors", "freeze_shared": True}, "Expected `shared='svd'`"),
+        ({"freeze_shared": True}, "Expected `shared='svd'`"),
     ],
 )
 def test_components_that_cannot_be_followed_are_refused(options, message):
