@@ -24,7 +24,7 @@ from tests.helpers.wandb_files import read_run
 
 GAIN = "decomcam/score_gain/rank_01"
 PICTURE = "decomcam/ossms"
-CURVES = "decomcam/gain_curves"
+CURVES = "decomcam/factor_curves"
 
 
 @pytest.fixture(autouse=True)
@@ -98,17 +98,29 @@ def test_wandb_has_the_files_that_its_rows_speak_of(tmp_path):
     ]
 
 
-def test_wandb_has_a_chart_with_a_line_per_component_over_all_snapshots(tmp_path):
-    observer, run = wandb_run(tmp_path, max_epochs=3)
-    table = run.column(f"{CURVES}_table")[-1]
-    assert table["_type"] == "table-file"
-    content = json.loads(run.media[table["path"]].read_text())
+@pytest.mark.parametrize(
+    ("shared", "name", "line"),
+    [
+        ("decision_factors", "factor_curves", "factor_share/01"),
+        ("svd", "gain_curves", "score_gain/component_01"),
+    ],
+)
+def test_wandb_has_a_chart_with_a_line_per_factor_or_else_per_component(tmp_path, shared, name, line):
+    observer, run = wandb_run(tmp_path, max_epochs=3, observer=callback(shared=shared))
+    tables = {key for row in run.history for key in row if key.endswith("curves_table")}
+    assert tables == {f"decomcam/{name}_table"}, "one chart a run"
+    content = json.loads(run.media[run.column(f"decomcam/{name}_table")[-1]["path"]].read_text())
     rows = [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
-    lines = {row["lineKey"] for row in rows}
-    assert {"component_01", "component_02", "component_03"} <= lines
-    first = [row["lineVal"] for row in rows if row["lineKey"] == "component_01"]
-    assert first == pytest.approx([entry["score_gain/component_01"] for entry in observer._history])
-    assert [row["step"] for row in rows if row["lineKey"] == "component_01"] == [3, 7, 11]
+    family, own = line.split("/")
+    assert {row["lineKey"] for row in rows} == {
+        key.removeprefix(f"{family}/")
+        for entry in observer._history
+        for key in entry
+        if key.startswith(line.removesuffix("01"))
+    }
+    first = [row["lineVal"] for row in rows if row["lineKey"] == own]
+    assert first == pytest.approx([entry[line] for entry in observer._history if line in entry])
+    assert len(first) > 0
 
 
 def test_wandb_has_the_run_directory_beside_its_own(tmp_path):

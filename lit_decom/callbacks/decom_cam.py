@@ -204,7 +204,7 @@ class DecomCAMCallback(pl.Callback):
         if not trainer.is_global_zero:
             return
         reporter = self._reporter(trainer)
-        with self._forgiving("draw the gain curves"):
+        with self._forgiving("draw the curves"):
             reporter.chart(self._history)
         with self._forgiving("tabulate the predictions"):
             reporter.tabulate(self._predictions, self._known_probe())
@@ -333,13 +333,17 @@ class DecomCAMCallback(pl.Callback):
                 observer.class_accuracy = self._class_accuracy.accuracy(process)
             with self._progress(trainer) as advance:
                 found = observer.observe(pl_module, epoch=epoch, step=step, process=process, advance=advance)
-            self.last_snapshot = replace(found, module_values=module_values(trainer, self.prefix))
+            self.last_snapshot = replace(found, module_values=self._module_values(trainer))
             explained_at = monotonic()
             numbers = self._noted(trainer, self.last_snapshot)
             if trainer.is_global_zero:
                 self._report(trainer, self.last_snapshot)
         self._log(trainer, pl_module, numbers, step)
         self._report_seconds = monotonic() - explained_at
+
+    def _module_values(self, trainer: pl.Trainer) -> dict[str, float]:
+        """What the module itself has logged by now."""
+        return module_values(trainer, self.prefix)
 
     def _progress(self, trainer: pl.Trainer) -> AbstractContextManager[Callable[[int], None]]:
         """Give what is told of every piece of the probe that was explained, by its number of images."""

@@ -1,18 +1,31 @@
-"""The OSSM grids of a snapshot."""
+"""The picture of a snapshot: decision factors with their codes, and OSSMs."""
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lit_decom import keys
+from lit_decom.functional.decision_factors import factor_support
 from lit_decom.probe import Probe
 from lit_decom.records import Snapshot, displayed
-from lit_decom.render import component_captions, ossm_grids, verdict
+from lit_decom.render import (
+    UNNAMED,
+    FactorPanel,
+    cautions,
+    component_captions,
+    figures,
+    ossm_grids,
+    share_text,
+    verdict,
+)
+
+_MOST_FACTORS = 6
 
 
 def grids_of(
     record: Snapshot, probe: Probe, n_drawn: int, peaks: Tensor | None = None
 ) -> tuple[list[Image.Image], str]:
-    """Compose the OSSM grid of the first ``n_drawn`` images, and its caption.
+    """Compose the factors and OSSMs of the first ``n_drawn`` images, and a caption.
 
     Args:
         record: the snapshot.
@@ -45,6 +58,7 @@ def grids_of(
         row_captions=[_row_caption(record, probe, row) for row in rows],
         ossm_captions=ossm_captions,
         scales=scales,
+        factors=_factor_panel(record, probe, len(rows)),
     )
     return pictures, caption
 
@@ -54,6 +68,40 @@ def peaks_of(record: Snapshot, before: Tensor | None) -> Tensor:
     maps, ossms = record.decomposition.cam, record.decomposition.ossms
     now = torch.stack([maps.amax(dim=(1, 2)), ossms.amax(dim=(1, 2, 3))], dim=1).nan_to_num()
     return now if before is None else torch.maximum(now, before)
+
+
+def _factor_panel(record: Snapshot, probe: Probe, n: int) -> FactorPanel | None:
+    """Arrange the factors of the first ``n`` images by their share; where axes mean nothing, their sum alone."""
+    codes, scores, maps, shares = record.factor_codes, record.factor_scores, record.factor_maps, record.factor_shares
+    if codes is None or scores is None or maps is None or shares is None or record.factor_identities is None:
+        return None
+    classes = torch.where(record.targets < 0, record.logits.argmax(dim=1), record.targets)[:n]
+    support, signed = factor_support(codes, scores[:n], classes), codes[classes][:, :, None, None] * maps[:n].float()
+    title, warned = _reach(record), cautions(record.factor_states)
+    if UNNAMED & set(record.factor_states):
+        captions = [[figures(value, signed=True)] for value in support.sum(dim=1).tolist()]
+        heads = [f"all {len(shares)} factors  {share_text(float(shares.sum()))}"]
+        return FactorPanel(title, warned, heads, signed.sum(dim=1, keepdim=True).relu(), captions)
+    order = shares.argsort(descending=True, stable=True)[:_MOST_FACTORS]
+    if len(shares) > len(order):
+        title += f"; the {len(order)} that share most in the decision are drawn"
+    names = record.factor_identities[order].tolist()
+    heads = [
+        f"factor {keys.number(name)}  {share_text(share)}"
+        for name, share in zip(names, shares[order].tolist(), strict=True)
+    ]
+    captions = [[figures(value, signed=True) for value in row] for row in support[:, order].tolist()]
+    class_names = [probe.class_name(index) for index in range(len(codes))]
+    return FactorPanel(title, warned, heads, signed[:, order].relu(), captions, codes[:, order], class_names)
+
+
+def _reach(record: Snapshot) -> str:
+    """Say how many factors there are and how far they go."""
+    n_factors = 0 if record.factor_shares is None else len(record.factor_shares)
+    told, them = ("1 decision factor", "it") if n_factors == 1 else (f"{n_factors} decision factors", "them")
+    r2, same = record.numbers.get("completeness"), record.numbers.get("factor_agreement")
+    told += "" if r2 is None else f": {r2:.1%} of how the logits tell the images apart (R²)"
+    return told if same is None else f"{told}, {same:.1%} of the answers follow from {them}"
 
 
 def _row_caption(record: Snapshot, probe: Probe, row: int) -> str:

@@ -81,6 +81,11 @@ class ReplayCallback(DecomCAMCallback):
         yield self.observer
 
     @override
+    def _module_values(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Give nothing: what the module logs here may be of a single batch."""
+        return {}
+
+    @override
     def _keeps_records(self, trainer: pl.Trainer) -> bool:
         return trainer.is_global_zero
 

@@ -27,6 +27,11 @@ from lit_decom.sinks import (
 )
 
 _MOST_CLASSES = 8
+# By the family of its keys, the name and title of a chart; the first one that has values is drawn.
+_CHARTS = {
+    "factor_share": ("factor_curves", "Share of the decision by factor"),
+    "score_gain/component": ("gain_curves", "Score gain in logits by identity (component 1 began as rank 1, ...)"),
+}
 _PREDICTIONS = ("epoch", "step", "id", "class", "predicted", "confidence", "right")
 
 
@@ -81,12 +86,13 @@ class Reporter:
         described |= set(new)
 
     def chart(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log one chart over all snapshots: the score gain of each component by identity."""
-        steps, series = curves_of(history, "score_gain/component")
-        key = keys.logged(self.prefix, "gain_curves")
-        title = "Score gain by identity (component 1 began as rank 1, ...)"
-        if series:
-            self._to_all(lambda logger: log_curves(logger, key, steps, series, title))
+        """Log one chart over all snapshots: the share of each decision factor or, without any, components' gains."""
+        for family, (name, title) in _CHARTS.items():
+            steps, series = curves_of(history, family)
+            if series:
+                key = keys.logged(self.prefix, name)
+                self._to_all(lambda logger: log_curves(logger, key, steps, series, title))  # noqa: B023 -- at once
+                return
 
     def tabulate(self, predictions: Sequence[Mapping[str, Any]], probe: Probe) -> None:
         """Log one table of what was predicted for every image at every snapshot.
@@ -103,8 +109,8 @@ class Reporter:
                 probe.ids,
                 names,
                 probe.labels.tolist(),
-                entry["predicted"].tolist(),
-                entry["confidence"].tolist(),
+                entry["predicted"],
+                entry["confidence"],
                 strict=True,
             )
         ]
@@ -129,8 +135,8 @@ class Reporter:
 
 
 def predictions_of(record: Snapshot) -> dict[str, Any]:
-    """Keep of a snapshot which class was predicted for each image ``(n,)``, and how surely ``(n,)`` in [0, 1]."""
-    confidence, predicted = record.logits.float().softmax(dim=1).max(dim=1)
+    """Keep of a snapshot which class was predicted for each image, and how surely, in [0, 1]: a list of either."""
+    confidence, predicted = (found.tolist() for found in record.logits.float().softmax(dim=1).max(dim=1))
     return {"epoch": record.epoch, "step": record.step, "predicted": predicted, "confidence": confidence}
 
 

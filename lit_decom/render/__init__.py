@@ -1,11 +1,15 @@
 """Tensors to pictures: overlays, the OSSM grid, curves. The first place where NumPy and PIL appear."""
 
-from lit_decom.render.captions import component_captions, figures, share_text, verdict
+from lit_decom.render.captions import UNNAMED, cautions, component_captions, figures, share_text, verdict
 from lit_decom.render.curves import contribution_curves
+from lit_decom.render.factors import FactorPanel
 from lit_decom.render.grids import ossm_grids
 from lit_decom.render.heat import heat_colours, overlay, to_picture, to_unit
 
 __all__ = [
+    "UNNAMED",
+    "FactorPanel",
+    "cautions",
     "component_captions",
     "contribution_curves",
     "figures",

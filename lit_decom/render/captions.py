@@ -1,6 +1,7 @@
 """What stands under a picture: the answer of the network, and what each component does for it."""
 
 import math
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -8,6 +9,17 @@ from lit_decom import keys
 
 RIGHT, WRONG = "✓", "✗"
 _MOST_DECIMALS = 4
+_ONLY_TOGETHER = "the axes have no name, and only what all say together is drawn"
+_CAUTIONS = {
+    "no_variation": "no variation: all images have the same logits, so nothing tells them apart",
+    "dead_layer": "dead layer: the logits do not depend on it",
+    "untrained": "untrained: most of the logits is the same in every image, and the factors tell little yet",
+    "two_classes": "two classes: there is one factor by necessity",
+    "rotation_not_identified": f"rotation not identified: other axes do as well; {_ONLY_TOGETHER}",
+    "subspace_not_identified": f"subspace not identified: too many classes vary alike; {_ONLY_TOGETHER}",
+}
+UNNAMED = frozenset({"rotation_not_identified", "subspace_not_identified"})
+"""States of decision factors in which no single one means anything."""
 
 
 def verdict(label: str, prediction: str, confidence: float) -> str:
@@ -42,6 +54,15 @@ def component_captions(
         names = [[f"{keys.number(identity)} " for identity in row] for row in identities.tolist()]
     numbers = zip(names, gains.tolist(), shares.tolist(), valid.tolist(), strict=True)
     return [[_component(*each) for each in zip(*row, strict=True)] for row in numbers]
+
+
+def cautions(states: Iterable[str]) -> list[str]:
+    """Say why decision factors are no result, or less than they seem.
+
+    Args:
+        states: as :attr:`lit_decom.functional.decision_factors.DecisionFactors.states` names them.
+    """
+    return [_CAUTIONS.get(state, state.replace("_", " ")) for state in states]
 
 
 def figures(value: float, digits: int = 3, *, signed: bool = False) -> str:

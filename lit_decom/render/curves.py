@@ -13,7 +13,7 @@ def contribution_curves(steps: Sequence[float], series: Mapping[str, Sequence[fl
     Args:
         steps: of the snapshots, ``T`` of them.
         series: ``T`` values per line, NaN where there is none.
-        title: says what identifies a line: its rank, or its identity.
+        title: says what is drawn, in what unit, and what identifies a line.
 
     Returns:
         A figure that no global state of matplotlib knows of.
@@ -24,7 +24,7 @@ def contribution_curves(steps: Sequence[float], series: Mapping[str, Sequence[fl
     for colour, (name, values) in zip(colours, series.items(), strict=False):
         axes.plot(list(steps), list(values), marker=".", color=colour, label=name)
     axes.axhline(0, color="grey", linewidth=0.8)
-    axes.set(title=title, xlabel="step", ylabel="score gain over the blurred image (logit)")
+    axes.set(title=title, xlabel="step")
     if series:
         axes.legend(fontsize="small", ncols=2, frameon=False)
     return figure

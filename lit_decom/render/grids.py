@@ -1,4 +1,4 @@
-"""The picture of a snapshot: a row per image, with its integrated map and its OSSMs."""
+"""The picture of a snapshot: a row per image, with maps of decision factors, its integrated map and its OSSMs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,18 @@ from torch.nn import functional as F
 
 from lit_decom import keys
 from lit_decom.render.captions import WRONG
+from lit_decom.render.factors import LETTERS as _CAPTION
+from lit_decom.render.factors import LINE as _LINE
+from lit_decom.render.factors import Above, FactorPanel
 from lit_decom.render.heat import heated, levels_of, photos, scale_of_heat
 from lit_decom.render.text import GREY, Pixels, width_of, wrapped, write
 
-_LINE = 15  # height of a line of text
-_CAPTION, _TITLE = 11, 13  # sizes of letters
+_TITLE = 13  # size of the letters of a title; those of captions are smaller
 _MARGIN = 3
 _LARGEST_TILE, _SMALLEST_TILE = 160, 96
 _BAR = (120, 9)  # width and height of the colour bar
 _FRAME = 3  # pixels around an image that is taken for another class
+_LIGHT_GREY = 0xFFB0B0B0  # a line between factors and OSSMs
 _WHITE = -1  # pixels are int32 of four bytes each: red, green, blue, 255
 _RED, _CYAN = np.array([0xFF1E12C4, 0xFFFFFF00], dtype=np.uint32).view(np.int32).tolist()
 
@@ -34,12 +37,14 @@ def ossm_grids(
     ossm_captions: Sequence[Sequence[str]],
     scales: Mapping[str, Tensor | None],
     masks: Tensor | None = None,
+    factors: FactorPanel | None = None,
 ) -> list[Image.Image]:
     """Compose pictures with a row per image: the image, its integrated map and its OSSMs, above a colour bar.
 
-    The pictures differ in the scale of their maps alone. Without limits every map is drawn to its own maximum, since
-    the first component would leave the others dark; how much each one counts stands in its caption. No text is cut:
-    captions and titles go on in the next line.
+    Decision factors have the first columns beside the image, and their codes above these. The pictures differ in the
+    scale of their maps alone. Without limits every map is drawn to its own maximum, since the first component would
+    leave the others dark; how much each one counts stands in its caption. No text is cut: captions and titles go on in
+    the next line.
 
     Args:
         images: ``(n, 3, H, W)`` in [0, 1].
@@ -50,22 +55,24 @@ def ossm_grids(
         scales: for each picture, by the title above it, what counts as full heat in the integrated map and in the OSSMs
             of each image ``(n, 2)``; None for each map's own maximum.
         masks: ``(n, H, W)`` bool, of objects whose outline is drawn on every tile; None for no outline.
+        factors: of the same images; None for a picture without.
 
     Returns:
         The pictures, in the order of ``scales``.
     """
-    texts = [[row, _condition(cam), *rest] for row, cam, rest in zip(row_captions, cams, ossm_captions, strict=True)]
+    panel = FactorPanel("", (), (), ossms[:, :0], [()] * len(images)) if factors is None else factors
+    rows = zip(row_captions, panel.captions, cams, ossm_captions, strict=True)
+    texts = [[row, *first, _condition(cam), *rest] for row, first, cam, rest in rows]
     tile = int(min(max(images.shape[-1], _SMALLEST_TILE), _LARGEST_TILE))
-    layout = _Layout.of(texts, list(scales), tile)
+    layout = _Layout.of(texts, list(scales), tile, panel)
     pixels, greys = photos(images, tile)
     edges = None if masks is None else _outlines(masks, tile)
-    page, maps = _captioned(layout), torch.cat([cams[:, None], ossms], dim=1)
+    page, maps = _captioned(layout), torch.cat([panel.maps, cams[:, None], ossms], dim=1)
     pictures = []
     for title, limits in scales.items():
         canvas = page.copy()
         _write_around(canvas, layout, title, is_shared=limits is not None)
-        full = None if limits is None else torch.cat([limits[:, :1], limits[:, 1:].expand(-1, ossms.shape[1])], dim=1)
-        levels, broken = levels_of(maps, full)
+        levels, broken = levels_of(maps, _full_heat(maps, len(panel.heads), limits))
         for row, captions in enumerate(row_captions):  # one by one, so that it stays in the processor's cache
             tiles = layout.tiles(canvas, row)
             tiles[0], tiles[1:] = pixels[row], heated(greys[row], levels[row], broken[row])
@@ -73,8 +80,9 @@ def ossm_grids(
                 tiles.masked_fill_(edges[row], _CYAN)
             if captions.startswith(WRONG):
                 _frame(tiles[0])
-            for column in (column for column, text in enumerate(ossm_captions[row], start=2) if not text):
-                tiles[column] = _WHITE
+            for rank, text in enumerate(ossm_captions[row]):
+                if not text:
+                    tiles[len(panel.heads) + 2 + rank] = _WHITE
         pictures.append(Image.frombytes("RGB", canvas.shape[::-1], canvas, "raw", "RGBX"))
     return pictures
 
@@ -87,18 +95,20 @@ class _Layout:
         tile: side of a tile.
         captions: for each row and column the lines under the tile.
         n_title_lines: of the longest title.
+        factors: what the first columns beside the images show.
     """
 
     tile: int
     captions: tuple[tuple[list[str], ...], ...]
     n_title_lines: int
+    factors: FactorPanel
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[str]], titles: Sequence[str], tile: int) -> "_Layout":
+    def of(cls, texts: Sequence[Sequence[str]], titles: Sequence[str], tile: int, factors: FactorPanel) -> "_Layout":
         """Break texts and titles into lines, and make room for the longest."""
         captions = tuple(tuple(wrapped(text, tile, _CAPTION) for text in row) for row in texts)
-        width = cls(tile, captions, 0).width - 2 * _MARGIN
-        return cls(tile, captions, max(len(wrapped(title, width, _TITLE)) for title in titles))
+        width = cls(tile, captions, 0, factors).width - 2 * _MARGIN
+        return cls(tile, captions, max(len(wrapped(title, width, _TITLE)) for title in titles), factors)
 
     @property
     def step(self) -> int:
@@ -111,9 +121,20 @@ class _Layout:
         return self.step * len(self.captions[0]) + _MARGIN
 
     @property
+    def under_title(self) -> int:
+        """Where what stands under the title begins."""
+        return self.n_title_lines * _LINE + 2 * _MARGIN
+
+    @cached_property
+    def above(self) -> Above | None:
+        """What is said of the factors under the title; None where there is nothing to be said."""
+        made = Above(self.factors, self.step, self.width, _MARGIN)
+        return made if self.factors.title or self.factors.cautions else None
+
+    @property
     def heads(self) -> int:
         """Where the line of the columns' heads begins."""
-        return self.n_title_lines * _LINE + 2 * _MARGIN
+        return self.under_title + (0 if self.above is None else self.above.height)
 
     @cached_property
     def tops(self) -> list[int]:
@@ -133,9 +154,14 @@ class _Layout:
 def _captioned(layout: _Layout) -> Pixels:
     """White pixels with room for tiles, the heads of their columns, and the text under each tile."""
     page = np.full((layout.tops[-1] + _LINE + _MARGIN, layout.width), 0xFFFFFFFF, dtype=np.uint32)
-    ranks = (f"rank {keys.number(rank)}" for rank in range(len(layout.captions[0]) - 2))
-    for column, head in enumerate(["image", "integrated", *ranks]):
+    if layout.above is not None:
+        layout.above.draw(page, layout.under_title)
+    first = ["image", *layout.factors.heads, "integrated"]
+    ranks = (f"rank {keys.number(rank)}" for rank in range(len(layout.captions[0]) - len(first)))
+    for column, head in enumerate([*first, *ranks]):
         write(page, _MARGIN + column * layout.step, layout.heads, head, _CAPTION, ink=GREY)
+    if layout.factors.heads:
+        page[layout.heads : layout.tops[-1], (1 + len(layout.factors.heads)) * layout.step + 1] = _LIGHT_GREY
     for top, row in zip(layout.tops, layout.captions, strict=False):
         for column, lines in enumerate(row):
             for number, line in enumerate(lines):
@@ -167,6 +193,16 @@ def _outlines(masks: Tensor, tile: int) -> Tensor:
 def _frame(tile: Tensor) -> None:
     for side in (tile[:_FRAME], tile[-_FRAME:], tile[:, :_FRAME], tile[:, -_FRAME:]):
         side.fill_(_RED)
+
+
+def _full_heat(maps: Tensor, n_factors: int, limits: Tensor | None) -> Tensor:
+    """What counts as full heat ``(n, columns)``: the largest of an image's factors, and of each other map or given."""
+    full = maps.nan_to_num(0, 0, 0).amax(dim=(-2, -1))
+    if n_factors:
+        full[:, :n_factors] = full[:, :n_factors].amax(dim=1, keepdim=True)
+    if limits is not None:
+        full[:, n_factors], full[:, n_factors + 1 :] = limits[:, 0], limits[:, 1:]
+    return full
 
 
 def _condition(cam: Tensor) -> str:

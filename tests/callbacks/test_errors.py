@@ -214,7 +214,7 @@ def fault(request, monkeypatch):
         monkeypatch.setattr(reporting, "grids_of", failing)
         return "draw the OSSM grid"
     monkeypatch.setattr(reporting, "curves_of", failing)
-    return "draw the gain curves"
+    return "draw the curves"
 
 
 def test_an_error_ends_no_training_and_is_warned_about_once_and_counted(tmp_path, fault):
@@ -230,7 +230,7 @@ def test_an_error_ends_no_training_and_is_warned_about_once_and_counted(tmp_path
     assert f"could not {fault}: OSError: [Errno 28] No space left on device" in messages[0]
     assert "`strict=True`" in messages[0]
     # The curves are drawn once, when the last value has been logged.
-    assert observer.errors == (1 if fault == "draw the gain curves" else 3)
+    assert observer.errors == (1 if fault == "draw the curves" else 3)
     assert run.current_epoch == 3
     alone = tiny()
     fit(tmp_path / "alone", module=alone, max_epochs=3)
@@ -335,7 +335,7 @@ def test_a_tracker_that_is_down_keeps_nothing_from_the_next_one(tmp_path):
     log_curves.register(Healthy, lambda logger, key, *_: seen.append(key))
     with pytest.warns(UserWarning, match="tracker is down"):
         fit(tmp_path, observer, logger=[Broken(tmp_path), Healthy(tmp_path, name="healthy")])
-    assert seen == ["decomcam/ossms", "decomcam/gain_curves"]
+    assert seen == ["decomcam/ossms", "decomcam/factor_curves"]
 
 
 def test_a_network_that_breaks_in_the_middle_is_reported_and_recovers(tmp_path):

@@ -140,6 +140,112 @@ def test_curves_have_one_line_per_rank_with_gaps_where_a_rank_was_missing():
     assert math.isnan(series["rank_02"][1])
 
 
+# ----- decision factors
+
+
+@pytest.fixture
+def explained(record):
+    """The record with three factors over four classes, the second one with the largest share."""
+    generator = torch.Generator().manual_seed(4)
+    return replace(
+        record,
+        factor_codes=torch.randn(4, 3, generator=generator),
+        factor_scores=torch.randn(6, 3, generator=generator),
+        factor_shares=torch.tensor([0.3, 0.5, 0.1]),
+        factor_maps=torch.randn(6, 3, *record.patterns.shape[2:], generator=generator).half(),
+        factor_identities=torch.tensor([4, 0, 7]),
+        numbers={"completeness": 0.9, "factor_agreement": 0.75},
+    )
+
+
+def panel_of(drawn):
+    return drawn[-1]["factors"]
+
+
+def test_factors_are_named_by_identity_and_stand_in_the_order_of_their_shares(explained, drawn):
+    grids_of(explained, probe(), 2)
+    panel = panel_of(drawn)
+    assert list(panel.heads) == ["factor 01  50%", "factor 05  30%", "factor 08  10%"]
+    assert torch.equal(panel.codes, explained.factor_codes[:, [1, 0, 2]])
+    assert list(panel.class_names) == list(CLASSES)
+    assert "3 decision factors: 90.0%" in panel.title
+    assert panel.title.endswith("75.0% of the answers follow from them")
+
+
+@pytest.mark.parametrize("callable_target", [False, True])
+def test_a_factor_is_shown_where_it_speaks_for_the_class_that_is_explained(explained, drawn, callable_target):
+    if callable_target:
+        explained = replace(explained, targets=torch.full((6,), -1))
+    grids_of(explained, probe(), 4)
+    panel = panel_of(drawn)
+    for image in range(4):
+        explained_class = int(explained.logits[image].argmax()) if callable_target else int(explained.targets[image])
+        for column, factor in enumerate([1, 0, 2]):
+            code = float(explained.factor_codes[explained_class, factor])
+            expected = (code * explained.factor_maps[image, factor].float()).clamp(min=0)
+            torch.testing.assert_close(panel.maps[image, column], expected)
+            support = code * float(explained.factor_scores[image, factor])
+            assert panel.captions[image][column] == figures(support, signed=True)
+
+
+def test_of_many_factors_the_strongest_are_drawn(explained, drawn):
+    many = {
+        "factor_codes": torch.rand(4, 9),
+        "factor_scores": torch.rand(6, 9),
+        "factor_shares": torch.arange(9) / 40,
+        "factor_maps": torch.rand(6, 9, *explained.patterns.shape[2:]),
+        "factor_identities": torch.arange(9),
+    }
+    grids_of(replace(explained, **many), probe(), 2)
+    panel = panel_of(drawn)
+    assert [head.split()[1] for head in panel.heads] == ["09", "08", "07", "06", "05", "04"]
+    assert panel.title.endswith("the 6 that share most in the decision are drawn")
+
+
+@pytest.mark.parametrize("state", ["rotation_not_identified", "subspace_not_identified"])
+def test_axes_that_mean_nothing_have_no_name_and_only_their_sum_is_drawn(explained, drawn, state):
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))[0]
+    turned = {
+        "factor_codes": explained.factor_codes @ rotation,
+        "factor_scores": explained.factor_scores @ rotation,
+        "factor_maps": torch.einsum("nkhw,kj->njhw", explained.factor_maps.float(), rotation),
+    }
+    for record in (explained, replace(explained, **turned)):
+        grids_of(replace(record, factor_states=(state,)), probe(), 2)
+    one, other = (call["factors"] for call in drawn)
+    assert one.codes is None
+    assert list(one.heads) == ["all 3 factors  90%"]
+    assert one.cautions[0].startswith(state.replace("_", " "))
+    torch.testing.assert_close(one.maps, other.maps, rtol=1e-3, atol=1e-3)
+    assert one.captions == other.captions, "whatever the axes"
+
+
+def test_without_factors_the_picture_is_that_of_the_components(record, explained, drawn):
+    grids_of(record, probe(), 2)
+    assert panel_of(drawn) is None
+    none = {"factor_codes": 4, "factor_scores": 6}
+    empty = {name: torch.zeros(size, 0) for name, size in none.items()} | {
+        "factor_shares": torch.zeros(0),
+        "factor_identities": torch.zeros(0, dtype=torch.long),
+        "factor_maps": explained.factor_maps[:, :0],
+        "factor_states": ("dead_layer",),
+        "numbers": {},
+    }
+    grids_of(replace(explained, **empty), probe(), 2)
+    panel = panel_of(drawn)
+    assert len(panel.heads) == 0
+    assert panel.cautions[0].startswith("dead layer")
+
+
+def test_an_image_whose_factors_are_not_finite_is_drawn(explained):
+    scores, maps = explained.factor_scores.clone(), explained.factor_maps.clone()
+    scores[0], maps[0] = torch.nan, torch.nan
+    (picture,), _ = grids_of(replace(explained, factor_scores=scores, factor_maps=maps), probe(), 2)
+    (whole,), _ = grids_of(explained, probe(), 2)
+    assert picture.size == whole.size
+    assert picture.tobytes() != whole.tobytes()
+
+
 def test_the_picture_of_each_snapshot_lies_beside_its_record(tmp_path):
     observer = callback()
     fit(tmp_path, observer, max_epochs=2)
