@@ -138,8 +138,9 @@ def test_cautions_stand_in_red_above_the_maps():
     assert (np.abs(added - np.array(RED)).sum(axis=2) < 30).sum() > 20
 
 
-def test_what_is_said_of_no_factors_stands_above_the_components():
-    nothing = FactorPanel("0 decision factors", cautions(["dead_layer"]), (), torch.zeros(2, 0, 4, 4), [()] * 2)
+@pytest.mark.parametrize("codes", [None, torch.zeros(3, 0)])
+def test_what_is_said_of_no_factors_stands_above_the_components(codes):
+    nothing = FactorPanel("0 decision factors", cautions(["dead_layer"]), (), torch.zeros(2, 0, 4, 4), [()] * 2, codes)
     _, pixels = drawn(nothing)
     _, plain = drawn(None)
     assert pixels.shape[1] == plain.shape[1]

@@ -88,7 +88,7 @@ class Above:
         beside = self.margin + (1 + len(self.panel.heads)) * self.step
         for number, line in enumerate(self._legend):
             write(page, beside, top + number * LINE, line, LETTERS, ink=GREY)
-        if self.panel.codes is None:
+        if self.panel.codes is None or not self.panel.classes:
             return
         colours = _colours_of(self.panel.codes)
         for row, lines in zip(self.panel.classes, self._names, strict=True):

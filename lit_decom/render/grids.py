@@ -70,7 +70,7 @@ def ossm_grids(
     page, maps = _captioned(layout), torch.cat([panel.maps, cams[:, None], ossms], dim=1)
     pictures = []
     for title, limits in scales.items():
-        canvas = page.copy()
+        canvas = page.copy() if len(scales) > 1 else page
         _write_around(canvas, layout, title, is_shared=limits is not None)
         levels, broken = levels_of(maps, _full_heat(maps, len(panel.heads), limits))
         for row, captions in enumerate(row_captions):  # one by one, so that it stays in the processor's cache

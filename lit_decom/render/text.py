@@ -67,9 +67,10 @@ def width_of(text: str, size: int) -> float:
     return sum(_letters(piece, size, BLACK)[1] for piece in _PIECES.findall(text))
 
 
-def _broken(text: str, width: int, size: int) -> list[str]:
+@lru_cache(maxsize=512)
+def _broken(text: str, width: int, size: int) -> tuple[str, ...]:
     if width_of(text, size) <= width:
-        return [text]
+        return (text,)
     lines = [""]
     for word in filter(None, _BREAKS.findall(text)):
         fits = width_of((lines[-1] + word).rstrip(), size) <= width
@@ -79,7 +80,7 @@ def _broken(text: str, width: int, size: int) -> list[str]:
                 lines[-1] = lines[-1].rstrip()
                 lines.append("")
             lines[-1] += part
-    return lines
+    return tuple(lines)
 
 
 @lru_cache(maxsize=2048)

@@ -233,6 +233,7 @@ def test_without_factors_the_picture_is_that_of_the_components(record, explained
     }
     grids_of(replace(explained, **empty), probe(), 2)
     panel = panel_of(drawn)
+    assert panel.codes.shape == (4, 0)
     assert len(panel.heads) == 0
     assert panel.cautions[0].startswith("dead layer")
 
