@@ -9,7 +9,7 @@ import torch
 from lit_decom.render import overlay
 from lit_decom.report import write_report
 from tests.helpers import chromium
-from tests.helpers.runs import Plan, gain, identities_at, planted_run, probe_of, record_of
+from tests.helpers.runs import CLASSES, Plan, gain, identities_at, planted_run, probe_of, record_of
 
 pytestmark = pytest.mark.skipif(chromium.missing() is not None, reason=str(chromium.missing()))
 
@@ -33,7 +33,8 @@ def pages(tmp_path_factory):
         folder / "alone", Plan(n_epochs=1, tracked=False, scored=False, shared=0, grid=(4, 7), size=(48, 84))
     )
     eight = planted_run(folder / "eight", replace(PLAN, n_images=8, n_components=8, run_id="eight"))
-    chosen = {"one": [first], "two": [first, second], "alone": [alone], "eight": [eight]}
+    factors = planted_run(folder / "factors", replace(PLAN, n_images=8, n_components=8, factors=True, run_id="factors"))
+    chosen = {"one": [first], "two": [first, second], "alone": [alone], "eight": [eight], "factors": [factors]}
     return {kind: write_report(paths) for kind, paths in chosen.items()}
 
 
@@ -210,7 +211,7 @@ def test_dark_and_light_follow_the_system_until_chosen(page):
     assert page.execute_script(ground) == dark
 
 
-@pytest.mark.parametrize("kind", ["one", "two", "alone"])
+@pytest.mark.parametrize("kind", ["one", "two", "alone", "factors"])
 @pytest.mark.parametrize("width", [320, 768, 1280])
 def test_nothing_overflows_on_any_screen(page, pages, kind, width):
     chromium.resize(page, width, 800)
@@ -223,23 +224,25 @@ def test_nothing_overflows_on_any_screen(page, pages, kind, width):
     assert smallest >= 60
 
 
-def test_on_a_phone_what_comes_first_is_open_and_the_rest_is_a_table_of_contents(page, pages):
+@pytest.mark.parametrize("kind", ["eight", "factors"])
+def test_on_a_phone_what_comes_first_is_open_and_the_rest_is_a_table_of_contents(page, pages, kind):
     chromium.resize(page, 390, 844)
-    chromium.open_report(page, pages["eight"])
+    chromium.open_report(page, pages[kind])
     folded = ask(page, "document.documentElement.scrollHeight")
     kinds = "return [...document.querySelectorAll(arguments[0])].map((each) => each.open)"
-    for kind in (".section", ".card details"):
-        assert page.execute_script(kinds, kind) == [True] + [False] * (len(page.execute_script(kinds, kind)) - 1)
+    for foldable in (".section", ".card details"):
+        is_open = page.execute_script(kinds, foldable)
+        assert is_open == [True] + [False] * (len(is_open) - 1)
     assert folded < 4000
     page.execute_script(OPEN)
     assert ask(page, "document.documentElement.scrollHeight") > 3 * folded
     chromium.resize(page, 1280, 900)
-    chromium.open_report(page, pages["eight"])
+    chromium.open_report(page, pages[kind])
     assert all(page.execute_script(kinds, ".section"))
     assert all(page.execute_script(kinds, ".card details"))
 
 
-@pytest.mark.parametrize("kind", ["one", "two", "alone"])
+@pytest.mark.parametrize("kind", ["one", "two", "alone", "factors"])
 def test_every_line_is_named_in_a_legend_or_in_the_title_of_its_panel(page, pages, kind):
     chromium.open_report(page, pages[kind])
     unnamed = page.execute_script(
@@ -253,6 +256,32 @@ def test_every_line_is_named_in_a_legend_or_in_the_title_of_its_panel(page, page
     )
     assert ask(page, "document.querySelectorAll('.chart .line').length") > 5
     assert unnamed == []
+
+
+def test_factors_and_wrong_decisions_follow_the_slider(page, pages):
+    chromium.open_report(page, pages["factors"])
+    shown = "[...document.querySelectorAll('.factor:not([hidden])')].map((c) => c.querySelector('h3').textContent)"
+    assert ask(page, "document.querySelector('.section').id") == "factors"
+    assert ask(page, shown) == ["factor 01", "factor 03"]
+    assert ask(page, "document.querySelector('.factor .codes').innerText.split('\\n')[0]") == CLASSES[0]
+    row = "[...document.querySelector('.decisions tbody').rows].map((r) => [...r.cells].map((c) => c.innerText))"
+    assert [cells[3].split("\n")[0] for cells in ask(page, row)] == ["factor 01"]
+    maps, crops = page.execute_script(PIXELS, ".places canvas"), page.execute_script(PIXELS, ".factor .crops canvas")
+    # Three images only have a score below 0 on factor 01.
+    assert (len(maps), len(crops)) == (2 * 8, 4 + 3 + 4 + 4)
+    move(page, 0)
+    assert ask(page, shown) == ["factor 01", "factor 02"]
+    assert ask(page, "document.querySelector('.factor .share').textContent") == "50.0%"
+
+
+def test_what_speaks_for_the_right_class_is_warm_and_what_speaks_against_it_blue(page, pages):
+    chromium.open_report(page, pages["factors"])
+    tint = page.execute_script(
+        "return [...document.querySelectorAll('.factor:first-child .places canvas')].map((c) => {"
+        "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let sum = 0;"
+        "for (let i = 0; i < d.length; i += 4) sum += d[i] - d[i + 2]; return Math.sign(sum); })"
+    )
+    assert tint == [1] * 7 + [-1]
 
 
 def test_two_runs_stand_side_by_side_and_light_up_together(page, pages):

@@ -1,6 +1,6 @@
 """Curves over the whole probe: by rank, by class, of the shared components, and of everything else that was logged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,9 +181,18 @@ def shared_components(run: Run, letter: str = "a") -> SharedSection | None:
     return SharedSection(n_columns, tuple(style_of(column) for column in range(n_columns)), frames, tuple(sorted(rows)))
 
 
-def logged_numbers(runs: Sequence[Run], timeline: Timeline) -> tuple[list[Panel], list[str]]:
-    """Draw every logged number that belongs to no component and no score, and name those that are always 0."""
-    names = sorted({name for run in runs for record in run.records for name in record.numbers if keys.is_single(name)})
+def logged_numbers(
+    runs: Sequence[Run], timeline: Timeline, drawn_elsewhere: Collection[str] = ()
+) -> tuple[list[Panel], list[str]]:
+    """Draw every logged number that belongs to no component and no score, and name those that are always 0.
+
+    Args:
+        runs: of the report.
+        timeline: of the report.
+        drawn_elsewhere: the numbers to leave out.
+    """
+    logged = {name for run in runs for record in run.records for name in record.numbers if keys.is_single(name)}
+    names = sorted(logged - set(drawn_elsewhere))
     panels, idle = [panel("seconds", "seconds per snapshot", list(map(_cost_lines, runs)), timeline, size=SMALL)], []
     for name in names:
         values = [[_number(record, name) for record in run.records] for run in runs]

@@ -10,6 +10,7 @@ from lit_decom.functional.intervals import MIN_IMAGES
 from lit_decom.records import RunDirectoryError
 from lit_decom.render import component_captions, heat_colours, ossm_grids, share_text, verdict
 from lit_decom.report.cards import Card, Pairs, RunFindings, cards, pair
+from lit_decom.report.factors import ON_THEIR_CHARTS, FactorSection, factor_panels, factors_of
 from lit_decom.report.network import accuracy_and_loss, share_right
 from lit_decom.report.overview import (
     SharedSection,
@@ -41,6 +42,8 @@ class Section(NamedTuple):
 
 
 SECTIONS = (
+    Section("factors", "Decision factors"),
+    Section("wrong", "Wrong decisions"),
     Section("components", "Components"),
     Section("curves", "Score gain over the probe"),
     Section("scores", "Scores, by what the network gets right"),
@@ -48,7 +51,7 @@ SECTIONS = (
     Section("numbers", "Everything else over the epochs"),
     Section("settings", "Settings and cost"),
 )
-"""From the top of the page to its end. The first one is what a narrow screen opens with."""
+"""From the top of the page to its end; one with nothing to show is left out. A narrow screen opens with the first."""
 
 
 def write_report(
@@ -107,10 +110,15 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
     pairs, matching = _matched(found, timeline, match_epoch)
     drawn = cards(found, timeline, rows, pairs)
     shared = [shared_components(run, letter) for run, letter in zip(runs, "ab", strict=False)]
-    panels, idle = logged_numbers(runs, timeline)
-    photos = _photos(runs[0], {*rows, *(row for each in shared if each for row in each.rows)})
+    factors = [factors_of(run, rows, letter) for run, letter in zip(runs, "ab", strict=False)]
+    panels, idle = logged_numbers(runs, timeline, ON_THEIR_CHARTS if any(factors) else ())
+    photos = _photos(runs[0], {*rows, *(row for each in (*shared, *factors) if each for row in each.rows)})
+    absent = {"numbers": not panels, "shared": any(factors) and not any(shared)}
+    absent |= dict.fromkeys(("factors", "wrong"), not any(factors))
     context = {
-        "sections": [section for section in SECTIONS if panels or section.name != "numbers"],
+        "sections": [section for section in SECTIONS if not absent.get(section.name)],
+        "factors": factors,
+        "factor_panels": factor_panels(runs, timeline) if any(factors) else [],
         "two": len(runs) == _MOST_RUNS,
         "network": accuracy_and_loss(runs, timeline),
         "runs": [_about(run, timeline) for run in runs],
@@ -130,9 +138,10 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
         "shared_energy": shared_energy(runs, timeline),
         "panels": panels,
         "idle": idle,
-        "data": _data(runs, timeline, drawn, shared, photos) | {"matched": pairs is not None},
+        "data": _data(runs, timeline, drawn, {"shared": shared, "factors": factors}, photos)
+        | {"matched": pairs is not None},
     }
-    return render_page("report.html.j2", context, script="report.js")
+    return render_page("report.html.j2", context, scripts=("maps.js", "factors.js", "report.js"))
 
 
 def _matched(found: Sequence[RunFindings], timeline: Timeline, epoch: int | None) -> tuple[Pairs | None, str]:
@@ -240,7 +249,7 @@ def _data(
     runs: Sequence[Run],
     timeline: Timeline,
     drawn: Sequence[Card],
-    shared: Sequence[SharedSection | None],
+    followed: Mapping[str, Sequence[SharedSection | FactorSection | None]],
     photos: Mapping[int, str],
 ) -> dict[str, Any]:
     """What the page's script draws from."""
@@ -258,11 +267,11 @@ def _data(
                 "labels": [timeline.labels[position] for position in timeline.positions[index]],
                 "grid": list(run.last.patterns.shape[2:]),
                 "images": [card.blocks[index].data for card in drawn],
-                "shared": each.data if each else [],
+                **{name: (found := each[index]) and found.data for name, each in followed.items()},
                 "events": [list(vars(event).values()) for event in events_of(run)] if run.is_tracked else [],
             }
-            for index, (run, each) in enumerate(zip(runs, shared, strict=True))
+            for index, run in enumerate(runs)
         ],
         "photos": {row: uri for row, uri in photos.items() if row not in shown},
-        "names": {row: runs[0].class_name(int(runs[0].last.labels[row])) for row in photos},
+        "names": list(map(runs[0].class_name, runs[0].last.labels.tolist())),
     }

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import math
 import zlib
+from typing import Any
 
 import torch
 from PIL import Image
@@ -41,5 +43,36 @@ def packed(maps: Tensor) -> tuple[str, list[float | None]]:
     known = maps.masked_fill(broken[:, None, None], 0).clamp(min=0)
     limits = known.amax(dim=(1, 2))
     levels = (known / torch.where(limits > 0, limits, 1)[:, None, None] * 255).round().to(torch.uint8)
-    text = base64.b64encode(zlib.compress(levels.contiguous().numpy().tobytes(), 9)).decode()
-    return text, [None if bad else float(f"{limit:.4g}") for bad, limit in zip(broken, limits.tolist(), strict=True)]
+    found = zip(broken, limits.tolist(), strict=True)
+    return _text(levels), [None if bad else float(f"{limit:.4g}") for bad, limit in found]
+
+
+class SignedMaps:
+    """Maps of either sign, written down in eight bits one after the other."""
+
+    def __init__(self) -> None:
+        self._levels: list[Tensor] = []
+        self._limits: list[float | None] = []
+        self._most: dict[int, float] = {}
+
+    def add(self, signed: Tensor, row: int) -> int:
+        """Keep a map ``(h, w)`` of the image ``row``, and return its index among all."""
+        limit = signed.abs().amax().item()
+        known = signed / limit if math.isfinite(limit) and limit > 0 else torch.zeros_like(signed)
+        self._levels.append((known * 127).round().to(torch.int8))
+        self._limits.append(float(f"{limit:.4g}") if math.isfinite(limit) else None)
+        self._most[row] = max(self._most.get(row, 0.0), self._limits[-1] or 0.0)
+        return len(self._levels) - 1
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The maps as :func:`packed` writes them, the largest magnitude of each, None with NaN, and of each image."""
+        return {
+            "maps": _text(torch.stack(self._levels)) if self._levels else "",
+            "limits": self._limits,
+            "most": self._most,
+        }
+
+
+def _text(levels: Tensor) -> str:
+    return base64.b64encode(zlib.compress(levels.contiguous().numpy().tobytes(), 9)).decode()

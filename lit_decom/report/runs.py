@@ -39,6 +39,14 @@ _SHAPES: Mapping[str, str] = {
     "shared_identities": "S",
     "shared_images": "Sm",
     "shared_boxes": "Sm4",
+    "factor_codes": "NF",
+    "factor_directions": "CF",
+    "factor_scores": "nF",
+    "factor_shares": "F",
+    "factor_maps": "nFhw",
+    "factor_identities": "F",
+    "factor_images": "Fe",
+    "factor_boxes": "Fe4",
 }
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 

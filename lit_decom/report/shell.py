@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ class _Script:
         return cls(Markup(source), base64.b64encode(hashlib.sha256(source.encode()).digest()).decode())
 
 
-def render_page(template: str, context: Mapping[str, Any], *, script: str | None = None) -> str:
+def render_page(template: str, context: Mapping[str, Any], *, scripts: Sequence[str] = ()) -> str:
     """Fill a template that extends ``page.html.j2`` in its blocks ``title``, ``top``, ``main`` and others.
 
     Args:
         template: its name in the package's templates.
         context: what it needs.
-        script: the name of a script of its own, beside the one for light and dark.
+        scripts: the names of scripts of its own, run in this order after the one for light and dark.
 
     Returns:
         A page that needs no other file and no network. Everything in it is escaped, as long as it is no Markup.
@@ -44,8 +44,7 @@ def render_page(template: str, context: Mapping[str, Any], *, script: str | None
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scripts = [_Script.of(name) for name in ("theme.js", script) if name is not None]
-    frame = {"style": Markup(_source("report.css")), "scripts": scripts}
+    frame = {"style": Markup(_source("report.css")), "scripts": [_Script.of(name) for name in ("theme.js", *scripts)]}
     return environment.get_template(template).render({**context, **frame})
 
 

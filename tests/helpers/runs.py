@@ -36,6 +36,7 @@ class Plan:
     tracked: bool = True
     scored: bool = True
     shared: int = 2
+    factors: bool = False  # decision factors in place of shared components
     run_id: str = "planted"
     turned: bool = False  # the ranks the other way round, and every pattern negated
 
@@ -118,7 +119,8 @@ def record_of(plan: Plan, epoch: int, **changes: Any) -> Snapshot:
         metric_scores=scores_of(plan, epoch) if plan.scored else (),
         settings=settings_of(plan),
         **(_tracking(plan, epoch) if plan.tracked else {}),
-        **(_sharing(plan, epoch) if plan.shared else {}),
+        **(_sharing(plan, epoch) if plan.shared and not plan.factors else {}),
+        **(_deciding(plan, epoch) if plan.factors else {}),
     )
     return replace(record, **changes)
 
@@ -153,6 +155,9 @@ def logged_of(plan: Plan, epoch: int) -> dict[str, float]:
     """What was logged."""
     numbers = {"effective_rank": 2.5 + epoch, "blank_maps": 0.0, "score_gain/rank_01": 1.0}
     numbers |= {"seconds/explain": 1.0, "seconds/score": 0.25, "seconds/track": 0.25}
+    if plan.factors:
+        numbers |= {"completeness": 0.75 + 0.0625 * epoch, "factor_agreement": 0.875}
+        numbers |= {"factor_layer_r2": 0.96875, "factor_random_r2": 0.40625, "factor_constant_share": 0.625}
     return numbers | (numbers_of(scores_of(plan, epoch)) if plan.scored else {})
 
 
@@ -220,4 +225,35 @@ def _sharing(plan: Plan, epoch: int) -> dict[str, Tensor]:
         "shared_identities": torch.arange(s),
         "shared_images": torch.arange(m).expand(s, m).clone(),
         "shared_boxes": torch.stack([corner, corner, corner + 24, corner + 24], dim=2),
+    }
+
+
+FACTOR_CODES = torch.tensor([[2.0, 1.0], [1.0, -1.5], [-1.0, 1.5], [-2.0, -0.25]])
+
+
+def factors_at(plan: Plan, epoch: int) -> list[int]:
+    """The identity of each decision factor: two, which swap ranks at every epoch; in the last one 2 takes 1's place."""
+    names = [0, 2 if 0 < epoch == plan.n_epochs - 1 else 1]
+    return names[::-1] if epoch % 2 else names
+
+
+def _deciding(plan: Plan, epoch: int) -> dict[str, Any]:
+    """Every factor speaks for the right class of every image; the first one misleads in the last image."""
+    labels = probe_of(plan).labels
+    names = factors_at(plan, epoch)
+    ranks = [min(name, 1) for name in names]
+    codes = FACTOR_CODES[:, ranks]
+    scores = codes[labels].sign() * (1 + 0.125 * torch.arange(plan.n_images)[:, None])
+    scores[-1, ranks.index(0)] *= -1
+    spots = [torch.stack([bump(plan.grid, image, rank) for rank in ranks]) for image in range(plan.n_images)]
+    m = min(3, plan.n_images)
+    return {
+        "factor_codes": codes,
+        "factor_directions": torch.eye(5, 2)[:, ranks],
+        "factor_scores": scores,
+        "factor_shares": torch.tensor([0.5 + 0.0625 * epoch, 0.25])[ranks],
+        "factor_maps": (torch.stack(spots) * scores[:, :, None, None]).half(),
+        "factor_identities": torch.tensor(names),
+        "factor_images": torch.arange(m).expand(2, m).clone(),
+        "factor_boxes": torch.zeros(2, m, 4, dtype=torch.int64),
     }
