@@ -17,7 +17,7 @@ from lit_decom.metrics.localization import (
     PointingGame,
     RelevanceRank,
 )
-from lit_decom.metrics.parts import FixedIndexPartAP, PartAveragePrecision, PartInformation, PartIoU
+from lit_decom.metrics.parts import PartAveragePrecision, PartIoU
 from lit_decom.metrics.stability import MapStability, SettledAt, TargetSwitchRate
 from lit_decom.metrics.strata import Strata, StrataRule
 from lit_decom.probe import Probe
@@ -139,7 +139,8 @@ def _with_masks() -> list[PerImageMetric]:
 
 
 def _with_parts() -> list[PerImageMetric]:
-    return [PartAveragePrecision(), PartIoU(), FixedIndexPartAP(), PartInformation()]
+    # The rulers of an index over images are for components that have one; ranks hardly do, and their intervals cost.
+    return [PartAveragePrecision(), PartIoU()]
 
 
 def _for_any_probe() -> list[PerImageMetric]:
