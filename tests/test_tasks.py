@@ -356,5 +356,6 @@ def test_a_number_of_classes_that_is_not_the_datas_is_refused_before_the_first_s
         with pytest.raises(MisconfigurationException, match=r"`num_classes` to be 8, as .* CrittersData.*got 10\."):
             run(task, datamodule=data)
     assert trainer.global_step == 0
-    # Loaders do not know.
+    # Loaders do not know; the trainer would remember its data module.
+    trainer.datamodule = None
     trainer.validate(task, data.val_dataloader(), verbose=False)

@@ -14,8 +14,8 @@ def near(name: str, known: Iterable[str]) -> str:
     candidates = sorted(set(known))
     # the last part of a path is mistyped as often as its beginning is left out
     last = name.rsplit(".", 1)[-1]
-    alike = get_close_matches(name, candidates, n=3, cutoff=0.75)
-    alike += [entry for entry in candidates if entry.rsplit(".", 1)[-1] == last and entry not in alike]
+    alike = [entry for entry in candidates if entry.rsplit(".", 1)[-1] == last]
+    alike += [entry for entry in get_close_matches(name, candidates, n=3, cutoff=0.75) if entry not in alike]
     alike = alike or get_close_matches(name, candidates, n=3, cutoff=0.6)
     if not alike:
         return ""

@@ -55,7 +55,7 @@ def test_two_and_two_epochs_are_four(tmp_path, validate, scored):
     part(tmp_path / "parts", second, 4, checkpoint, validate=validate)
     assert second.directory.path == first.directory.path
     assert without_time(second._history) == without_time(whole._history)
-    told = [[(entry["step"], entry["predicted"].tolist()) for entry in one._predictions] for one in (second, whole)]
+    told = [[(entry["step"], entry["predicted"]) for entry in one._predictions] for one in (second, whole)]
     assert told[0] == told[1]
     assert len(told[0]) == 4
     halves, entire = list(second.directory.records()), list(whole.directory.records())

@@ -249,7 +249,7 @@ def test_a_contrast_needs_two_classes():
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("stage3", r"`target_layer` to be a submodule of Twice, but got 'stage3'\. Did you mean stage2 or stage1\?"),
+        ("stage3", r"`target_layer` to be a submodule of Twice, but got 'stage3'\. Did you mean stage2 or stage1"),
         ("0", r"`target_layer` to name one submodule, but '0' fits stage1\.0, stage2\.0"),
         (
             "head",

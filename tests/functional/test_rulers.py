@@ -99,7 +99,8 @@ def test_iou_orders_them_too_but_for_blobs_and_the_whole_animal(scores):
     assert iou["parts"] > iou["parts on the grid"] + 0.05 > iou["blobs"] + 0.4
     assert min(iou["whole"], iou["blobs"]) > iou["cells"] + 0.1
     assert iou["blobs"] == pytest.approx(iou["whole"], abs=0.03)
-    assert iou["thresholded"] == pytest.approx(iou["evidence"], abs=1e-6)
+    # Of 112 pixels every second row and column is read, so the largest value that is read is not quite the same.
+    assert iou["thresholded"] == pytest.approx(iou["evidence"], abs=0.01)
 
 
 def test_with_a_fixed_index_only_what_means_the_same_in_every_image_is_good(scores):
