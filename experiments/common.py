@@ -58,7 +58,7 @@ def trained(
     epochs: int,
     lr: float,
     seed: int,
-    model: str = "small_resnet",
+    model: str | nn.Module = "small_resnet",
     model_args: Mapping[str, Any] | None = None,
     weight_decay: float = 0.01,
     callbacks: Sequence[pl.Callback] = (),
@@ -71,8 +71,8 @@ def trained(
         epochs: how long.
         lr: the largest learning rate of the schedule.
         seed: of the weights and of the order of the images.
-        model: "small_resnet", or the name of a classification model of torchvision.
-        model_args: further arguments of the network.
+        model: "small_resnet", the name of a classification model of torchvision, or a network.
+        model_args: further arguments of a network that is given by name.
         weight_decay: of AdamW.
         callbacks: of the Trainer.
         before: looks at the task before the first step.
@@ -83,7 +83,7 @@ def trained(
     pl.seed_everything(seed, verbose=False)
     task = ClassificationTask(
         model=model,
-        num_classes=8,
+        num_classes=data.num_classes,
         model_args=dict(model_args or {}),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay),
         scheduler=lambda optimizer: WarmupCosineLR(optimizer, epochs),

@@ -23,13 +23,15 @@ from experiments.common import (
 from lit_decom import Components, DecomCAM, DecomCAMCallback, Log, Probe, Scoring
 from lit_decom.data import CrittersDataModule
 from lit_decom.functional.curves import mean_absolute_change
-from lit_decom.functional.image import upsample
-from lit_decom.functional.parts import match_parts
-from lit_decom.metrics import EnergyPointingGame, PartCoverage, PartPurity
+from lit_decom.metrics import EnergyPointingGame, PartAveragePrecision, PartIoU
 from lit_decom.records import RunDirectory
 
 FOLDER = Path(__file__).parent
-METRICS = {"energy_pointing_game": EnergyPointingGame, "part_coverage": PartCoverage, "part_purity": PartPurity}
+METRICS = {
+    "energy_pointing_game": EnergyPointingGame,
+    "part_average_precision": PartAveragePrecision,
+    "part_iou": PartIoU,
+}
 Row = dict[str, Any]
 NO_ENDS = {"low": float("nan"), "high": float("nan")}
 
@@ -60,7 +62,7 @@ def one_seed(config: Any, seed: int) -> dict[str, list[Row]]:
             probe,
             "layer3",
             scores=Scoring([EnergyPointingGame()]),
-            components=Components(n_shared=config.shared_components, shared="svd"),
+            components=Components(n_shared=0),
             log=Log(n_images=0),
             dirpath=directory,
         )
@@ -80,7 +82,7 @@ def one_seed(config: Any, seed: int) -> dict[str, list[Row]]:
         "results": results,
         "evolution": [
             {"seed": seed, "quantity": "val_acc", "images": config.n_val, "value": accuracy, **NO_ENDS},
-            *({"seed": seed, **row} for row in follow(records, probe, config.last_epochs)),
+            *({"seed": seed, **row} for row in follow(records)),
         ],
         "components": [{"seed": seed, **row} for record in records for row in by_rank(record)],
     }
@@ -125,8 +127,8 @@ def by_rank(record: Any) -> list[Row]:
     return rows
 
 
-def follow(records: list[Any], probe: Probe, last: int) -> list[Row]:
-    """How smooth curves by identity and by rank are, what the first components hold, and where shared ones lie."""
+def follow(records: list[Any]) -> list[Row]:
+    """How smooth curves by identity and by rank are, and what the first components hold."""
     identities = torch.stack([record.identities for record in records])
     gains = torch.stack([record.decomposition.score_gains for record in records])
     last_found = records[-1].decomposition
@@ -134,16 +136,7 @@ def follow(records: list[Any], probe: Probe, last: int) -> list[Row]:
     per_image = changes(identities, gains) | {
         f"energy_of_the_first_{k}": energy[:, :k].sum(dim=1).numpy() for k in (1, 2, 4)
     }
-    found = [{"quantity": name, "images": len(values), **mean_of(values)} for name, values in per_image.items()]
-    parts = [parts_of_shared(record, probe) for record in records[-last:]]
-    kept = [len({part.get(identity) for part in parts}) == 1 for identity in parts[-1]]
-    names = probe.part_names or ()
-    shared = {"shared_components_on_a_part": len(kept), "of_these_on_it_throughout": sum(kept)} | {
-        f"shared_{identity}_on_{names[part]}": purity for identity, (part, purity) in best(records[-1], probe)
-    }
-    return found + [
-        {"quantity": name, "images": len(probe), "value": float(value), **NO_ENDS} for name, value in shared.items()
-    ]
+    return [{"quantity": name, "images": len(values), **mean_of(values)} for name, values in per_image.items()]
 
 
 def changes(identities: Tensor, gains: Tensor) -> dict[str, np.ndarray]:
@@ -162,27 +155,6 @@ def changes(identities: Tensor, gains: Tensor) -> dict[str, np.ndarray]:
         "by_identity_less_by_rank": found["by_identity"] - found["by_rank"],
         "by_identity_less_by_rank_all": found["by_identity"] - found["by_rank_all"],
     }
-
-
-def parts_of_shared(record: Any, probe: Probe) -> dict[int, int]:
-    """By identity the part that a shared component claims: a mean balanced purity above 0.9."""
-    return {identity: part for identity, (part, purity) in best(record, probe) if purity > 0.9}
-
-
-def best(record: Any, probe: Probe) -> list[tuple[int, tuple[int, float]]]:
-    """By identity the part on which a shared component lies in most images, and its mean purity there."""
-    size = (probe.images.shape[-2], probe.images.shape[-1])
-    maps = upsample(record.shared_patterns.float(), size).clamp(min=0)
-    match = match_parts(maps, probe.parts)
-    found = []
-    for column, identity in enumerate(record.shared_identities.tolist()):
-        on = match.part[:, column][match.part[:, column] >= 0]
-        if identity >= 0 and len(on):
-            part = int(on.mode().values)
-            where = match.part[:, column] == part
-            share = float(where.float().mean())
-            found.append((identity, (part, share * float(match.purity[where, column].mean()))))
-    return found
 
 
 def figure_of(rows: list[dict[str, Any]]) -> Figure:
