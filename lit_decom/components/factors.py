@@ -104,7 +104,8 @@ class FollowedFactors:
     """Finds the decision factors of the probe at every snapshot, and which of them it knew before.
 
     Factors are matched by their codes and directions together, each up to a sign that both share, so a factor may be
-    found under another rank or with the opposite sign and stays the same one.
+    found under another rank or with the opposite sign and stays the same one. Those of an untrained network are no
+    result that could go on: after it, names begin anew.
 
     In one snapshot: :meth:`begin`, :meth:`add` each piece, :meth:`finish`.
 
@@ -117,9 +118,13 @@ class FollowedFactors:
         if max_factors < 1:
             raise ValueError(f"Expected `max_factors` to be at least 1, but got {max_factors}.")
         self.max_factors, self.n_exemplars = max_factors, n_exemplars
+        self._follow_anew()
+        self.begin()
+
+    def _follow_anew(self) -> None:
         self.tracker = ComponentTracker(patience=2)
         self._signs: dict[int, int] = {}
-        self.begin()
+        self._untrained = False
 
     def begin(self, rank: int = 0, world: int = 1) -> None:
         """Forget the last snapshot's evidence, and keep what the factors were; every process does the same."""
@@ -165,6 +170,9 @@ class FollowedFactors:
         factors = factors_from_products(logits, principal, products, pooled)
         mixing = (principal.directions.T @ factors.readout).to(maps)
         maps = torch.einsum("nkhw,kj->njhw", maps, mixing).masked_fill(~usable[:, None, None, None], torch.nan)
+        if self._untrained:
+            self._follow_anew()
+        self._untrained = "untrained" in factors.states
         tracked = self._track(factors, step)
         factors, maps = self._signed(factors, maps, tracked)
         found = exemplars(factor_maps(factors.codes, maps, classes), self.n_exemplars, image_size)
@@ -206,12 +214,13 @@ class FollowedFactors:
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs, as tensors and primitives."""
-        return {"tracker": self.tracker.state_dict(), "signs": dict(self._signs)}
+        return {"tracker": self.tracker.state_dict(), "signs": dict(self._signs), "untrained": self._untrained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what :meth:`state_dict` gave."""
         self.tracker.load_state_dict(state["tracker"])
         self._signs = dict(state["signs"])
+        self._untrained = state["untrained"]
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,21 @@ def test_a_snapshot_keeps_and_logs_the_factors(tmp_path):
     again.prepare(network, images)
     second = again.observe(network, epoch=1, step=2, process=Process())
     assert torch.equal(second.factor_identities, record.factor_identities)
-    assert second.numbers["factor_births"] == 0
+    assert "factor_births" not in second.numbers, "an untrained network has nothing to go on from"
+
+
+def test_names_begin_anew_once_a_network_is_no_longer_untrained(monkeypatch):
+    observer, images = Observer(Explainer(METHOD), Scoring(), Components(shared="decision_factors")), probe()
+    observer.prepare(seeded(SmallCNN()), images)
+    names = []
+    for step, untrained_above in enumerate((0.0, 1.0, 1.0)):
+        monkeypatch.setattr("lit_decom.functional.decision_factors.UNTRAINED_ABOVE", untrained_above)
+        network = seeded(SmallCNN(), step)  # another one each time, so that every factor is born
+        names.append(observer.observe(network, epoch=step, step=step + 1).factor_identities.tolist())
+    first, second, third = (sorted(found) for found in names)
+    assert first == list(range(len(first)))
+    assert second == list(range(len(second)))
+    assert max(third) >= len(second), "they go on from there"
 
 
 @pytest.mark.parametrize(
