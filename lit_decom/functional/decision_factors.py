@@ -92,13 +92,7 @@ class DecisionFactors:
 
 
 def decision_factors(
-    logits: Tensor,
-    jacobian: Tensor,
-    pooled: Tensor,
-    *,
-    min_r2: float = 0.95,
-    min_agreement: float = 0.95,
-    max_factors: int = 12,
+    logits: Tensor, jacobian: Tensor, pooled: Tensor, *, min_r2: float = 0.95, max_factors: int = 12
 ) -> DecisionFactors:
     """Decompose what a layer does for the decision, from the gradients of all logits.
 
@@ -110,7 +104,6 @@ def decision_factors(
         jacobian: ``(N, C)`` J, gradient of each logit summed over the layer's positions, averaged over the probe.
         pooled: ``(n, C)`` activations of the layer, averaged over its positions.
         min_r2: share of the logits' variance to explain.
-        min_agreement: share of the predictions to reproduce.
         max_factors: at most so many factors.
 
     Raises:
@@ -127,7 +120,7 @@ def decision_factors(
         >>> factors.codes.round(decimals=1).T.tolist(), round(float(factors.r2), 4)
         ([[-0.7, 1.3, -0.7], [1.0, -0.5, -0.5]], 1.0)
     """
-    principal = principal_logits(logits, min_r2=min_r2, min_agreement=min_agreement, max_components=max_factors)
+    principal = principal_logits(logits, min_r2=min_r2, max_components=max_factors)
     if jacobian.ndim != 2 or len(jacobian) != logits.shape[1]:
         raise ValueError(f"Expected `jacobian` to be ({logits.shape[1]}, C), but got {tuple(jacobian.shape)}.")
     return factors_from_products(logits, principal, principal.directions.T @ _accurate(jacobian), pooled)

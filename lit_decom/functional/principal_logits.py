@@ -30,20 +30,16 @@ class PrincipalLogits(NamedTuple):
     tied: bool
 
 
-def principal_logits(
-    logits: Tensor, *, min_r2: float = 0.95, min_agreement: float = 0.95, max_components: int = 12
-) -> PrincipalLogits:
+def principal_logits(logits: Tensor, *, min_r2: float = 0.95, max_components: int = 12) -> PrincipalLogits:
     """Find the class combinations in which the images differ most.
 
-    As many as explain `min_r2` of the variance (one where the participation ratio of the spectrum,
-    ``(sum e)^2 / sum e^2``, is below 1.5) and reproduce `min_agreement` of the predictions, which may hang on small
-    differences; at most `max_components`. A group of equal energies is taken whole where there is room, and
+    As many as explain `min_r2` of the variance, at most `max_components`; one where the participation ratio of the
+    spectrum, ``(sum e)^2 / sum e^2``, is below 1.5. A group of equal energies is taken whole where there is room, and
     its lowest classes first where there is not.
 
     Args:
         logits: ``(n, N)``; images that are not finite are left out.
-        min_r2: share of the variance, in (0, 1].
-        min_agreement: share of the images, in [0, 1].
+        min_r2: in (0, 1].
         max_components: at least 1.
 
     Raises:
@@ -59,8 +55,6 @@ def principal_logits(
         raise ValueError(f"Expected `logits` to be (n, N), but got {tuple(logits.shape)}.")
     if not 0 < min_r2 <= 1:
         raise ValueError(f"Expected `min_r2` to be above 0 and at most 1, but got {min_r2}.")
-    if not 0 <= min_agreement <= 1:
-        raise ValueError(f"Expected `min_agreement` to be between 0 and 1, but got {min_agreement}.")
     if max_components < 1:
         raise ValueError(f"Expected `max_components` to be at least 1, but got {max_components}.")
     centred = class_centred(logits)
@@ -71,9 +65,7 @@ def principal_logits(
     # The logits come in float32: variation below its rounding is none.
     rank = int((values > len(mean) * torch.finfo(torch.float32).eps * total.sqrt()).sum())
     constant = len(centred) * mean.square().sum() / total
-    agreeing = _agreeing(centred, mean, right[:rank].T, min_agreement, max_components)
-    needed = max(_varying(energies[:rank], min_r2), agreeing)
-    directions, tied = _leading(right[:rank].T, energies[:rank], needed, max_components)
+    directions, tied = _leading(right[:rank].T, energies[:rank], min_r2, max_components)
     return PrincipalLogits(directions, mean, energies, constant, tied)
 
 
@@ -83,27 +75,14 @@ def class_centred(logits: Tensor) -> Tensor:
     return logits - logits.mean(dim=1, keepdim=True)
 
 
-def _varying(energies: Tensor, least: float) -> int:
-    """How many components it takes to explain the variance; one where a single one dominates."""
-    if energies.sum().square() < _ONE_BELOW * energies.square().sum():
-        return 1
-    return int((energies.cumsum(0) / energies.sum() < least - 1e-9).sum()) + 1
-
-
-def _agreeing(logits: Tensor, mean: Tensor, directions: Tensor, least: float, most: int) -> int:
-    """How many of the directions ``(N, K)`` it takes to reproduce the predictions; no more than `most` are tried."""
-    scores, answers = (logits - mean) @ directions, logits.argmax(dim=1)
-    for k in range(1, min(most, directions.shape[1])):
-        told = mean + scores[:, :k] @ directions[:, :k].T
-        if (told.argmax(dim=1) == answers).double().mean() >= least:
-            return k
-    return min(most, directions.shape[1])
-
-
-def _leading(directions: Tensor, energies: Tensor, needed: int, most: int) -> tuple[Tensor, bool]:
+def _leading(directions: Tensor, energies: Tensor, min_r2: float, most: int) -> tuple[Tensor, bool]:
     """Choose the first principal components, and tell whether the limit cuts through equals."""
     if len(energies) == 0:
         return directions, False
+    if energies.sum().square() < _ONE_BELOW * energies.square().sum():
+        return directions[:, :1], False
+    told = energies.cumsum(0) / energies.sum()
+    needed = int((told < min_r2 - 1e-9).sum()) + 1
     last = energies[min(needed, most) - 1]
     above = int((energies > last + _TIED * energies[0]).sum())
     until = int((energies >= last - _TIED * energies[0]).sum())
