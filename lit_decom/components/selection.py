@@ -18,7 +18,7 @@ class Components:
     Attributes:
         n_shared: how many components the whole probe is decomposed into together, so that each means the same in every
             image: the number for ``shared="svd"`` and the most for ``"decision_factors"``, which need no more than
-            explain 95 % of the logits' variance. None for 6 and 12; 0 for no such components.
+            explain 97 % of the logits' variance. None for 6 and 12; 0 for no such components.
         shared: ``"decision_factors"``, what the layer does to tell the classes apart, with a code per class; or
             ``"svd"``, the directions of most energy, whatever the decision makes of them.
         freeze_shared: whether these stay what they were at the first snapshot, so that drift away from them shows as a

@@ -92,7 +92,7 @@ class DecisionFactors:
 
 
 def decision_factors(
-    logits: Tensor, jacobian: Tensor, pooled: Tensor, *, min_r2: float = 0.95, max_factors: int = 12
+    logits: Tensor, jacobian: Tensor, pooled: Tensor, *, min_r2: float = 0.97, max_factors: int = 12
 ) -> DecisionFactors:
     """Decompose what a layer does for the decision, from the gradients of all logits.
 

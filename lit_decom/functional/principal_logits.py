@@ -30,7 +30,7 @@ class PrincipalLogits(NamedTuple):
     tied: bool
 
 
-def principal_logits(logits: Tensor, *, min_r2: float = 0.95, max_components: int = 12) -> PrincipalLogits:
+def principal_logits(logits: Tensor, *, min_r2: float = 0.97, max_components: int = 12) -> PrincipalLogits:
     """Find the class combinations in which the images differ most.
 
     As many as explain `min_r2` of the variance, at most `max_components`; one where the participation ratio of the
