@@ -109,7 +109,7 @@ def environment(directory: Path, threads: int) -> dict[str, str]:
     """Return the environment of a trial: this interpreter first, no W&B account, its share of the cores."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     own = {TRIAL_DIRECTORY: str(directory), "PATH": path, "WANDB_MODE": "offline"}
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        wanted = os.environ.get(name, "")
-        own[name] = str(min(int(wanted), threads) if wanted.isdigit() else threads)
-    return dict(os.environ) | own
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    # Of two that differ, torch takes the larger one.
+    wanted = [int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()]
+    return dict(os.environ) | own | dict.fromkeys(names, str(min([threads, *wanted])))
