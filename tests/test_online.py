@@ -33,7 +33,7 @@ def fit(environment, folder, *more):
 
 def assert_arrived(server):
     (run,) = server.runs.values() if isinstance(server.runs, dict) else server.runs
-    rows = [row for row in run.rows() if "decomcam/gini/all" in row]
+    rows = [row for row in run.rows() if "decomcam/energy_pointing_game/all" in row]
     assert len(rows) == 2
     assert len([row for row in run.history if "decomcam/ossms" in row]) == 2
     assert any("decomcam/ossms" in name for name in run.files)
