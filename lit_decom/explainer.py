@@ -12,7 +12,8 @@ from lit_decom.evidence import Capture, ReadLogits, Targets, capture, find_targe
 from lit_decom.evidence.observing import device_of
 from lit_decom.functional.complexity import effective_rank
 from lit_decom.methods.base import ComponentMethod
-from lit_decom.methods.decom_cam import DecomCAM, Decomposition
+from lit_decom.methods.decom_cam import DecomCAM
+from lit_decom.methods.decomposition import Decomposition
 from lit_decom.probe import Probe
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """Explanation methods, each a function of one capture."""
 
 from lit_decom.methods.base import CAM, METHODS, ComponentMethod, register
-from lit_decom.methods.decom_cam import DecomCAM, Decomposition
+from lit_decom.methods.decom_cam import DecomCAM
+from lit_decom.methods.decomposition import Decomposition
 from lit_decom.methods.eigen import EigenCAM, EigenGradCAM
 from lit_decom.methods.gradient import GradCAM, GradCAMPP, HiResCAM, LayerCAM, XGradCAM
 from lit_decom.methods.presets import PRESETS, Preset

@@ -2,16 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lit_decom.evidence import Capture
 from lit_decom.functional.base import all_finite
-
-if TYPE_CHECKING:
-    from lit_decom.methods.decom_cam import Decomposition
+from lit_decom.methods.decomposition import Decomposition
 
 METHODS: dict[str, type["CAM"]] = {}
 
@@ -44,7 +41,7 @@ class ComponentMethod(CAM):
     warm_start: bool = False
 
     @abstractmethod
-    def decompose(self, capture: Capture, start: Sequence[Tensor] | None = None) -> "Decomposition":
+    def decompose(self, capture: Capture, start: Sequence[Tensor] | None = None) -> Decomposition:
         """Decompose a batch of evidence and score its components.
 
         Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_decom import keys
 from lit_decom.functional.alignment import match_components
 from lit_decom.functional.curves import settled_since
-from lit_decom.methods.decom_cam import Decomposition
+from lit_decom.methods.decomposition import Decomposition
 from lit_decom.render import figures, share_text, verdict
 from lit_decom.report.charts import LARGE, TALL, Chart, Line, drawn, finite, limits_of
 from lit_decom.report.columns import count, follow_columns, keep_columns, names_of

@@ -15,7 +15,7 @@ from lit_decom.functional.chance import blob_components, center_maps, random_map
 from lit_decom.functional.image import upsample
 from lit_decom.functional.parts import PartAgreement, PartMatch
 from lit_decom.methods.base import CAM, METHODS
-from lit_decom.methods.decom_cam import Decomposition
+from lit_decom.methods.decomposition import Decomposition
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.faithfulness import MaskedMetric, Masking
 from lit_decom.metrics.parts import PartMetric

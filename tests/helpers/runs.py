@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_decom.methods.decom_cam import Decomposition
+from lit_decom.methods.decomposition import Decomposition
 from lit_decom.probe import Probe
 from lit_decom.records import RunDirectory, Snapshot
 from lit_decom.scores import Score, numbers_of
