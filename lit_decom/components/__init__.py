@@ -3,7 +3,8 @@
 from lit_decom.components.factors import FactorFindings, FollowedFactors, WrongDecisions, wrong_decisions
 from lit_decom.components.selection import Components
 from lit_decom.components.shared import SharedComponents, SharedFindings
-from lit_decom.components.tracking import ComponentTracker, Tracked, summarize
+from lit_decom.components.tracked import Tracked, summarize
+from lit_decom.components.tracking import ComponentTracker
 
 __all__ = [
     "ComponentTracker",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lit_decom import keys
 from lit_decom.components.shared import interleaved
-from lit_decom.components.tracking import ComponentTracker, Tracked, summarize
+from lit_decom.components.tracked import Tracked, summarize
+from lit_decom.components.tracking import ComponentTracker
 from lit_decom.evidence import Capture, combined_gradients
 from lit_decom.functional.decision_factors import (
     DecisionFactors,

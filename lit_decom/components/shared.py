@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lit_decom import keys
-from lit_decom.components.tracking import ComponentTracker, Tracked
+from lit_decom.components.tracked import Tracked
+from lit_decom.components.tracking import ComponentTracker
 from lit_decom.evidence import Capture
 from lit_decom.functional.shared_basis import SharedBasis, basis_from_gram, channel_gram, exemplars, project
 from lit_decom.methods.base import ComponentMethod

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_decom.components.observation import Observation, Size, observed, on_cpu, restored, single, size_of, stacked
+from lit_decom.components.tracked import Tracked, nothing_seen
 from lit_decom.functional.alignment import (
     Matching,
     assign_components,
@@ -24,74 +26,13 @@ from lit_decom.functional.alignment import (
 )
 
 _STATE_VERSION = 1
-_TENSORS = ("patterns", "loadings", "channels", "energies", "ranks", "identities")  # of an observation
-_Size = tuple[int, int | None, bool]
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """What one snapshot did to the components of B images.
-
-    Identities count from 0 within each image and are never given twice, so a curve is named by (image id, identity).
-
-    Attributes:
-        step: The epoch or step of the snapshot.
-        ids: The B images.
-        seen: ``(B,)`` bool, False for an image without any usable component in this snapshot: it is left as it was.
-        first: ``(B,)`` bool, True for an image that was never seen before; all its components are births.
-        identities: ``(B, K)`` int64, -1 where a component is not usable.
-        births: ``(B, K)`` bool, True for a new identity.
-        deaths: ``(B, D)`` int64, the identities that ended, padded with -1.
-        flips: ``(B, K)`` bool, True where the component has turned its sign since it was last seen.
-        swaps: ``(B, K)`` bool, True where its rank differs from when it was last seen.
-        similarity: ``(B, K)`` float64 in [0, 1] to the component as last seen; NaN without one.
-        confidence: ``(B, K)`` float64 in [0, 1] that it is the same one, see
-            :func:`lit_decom.functional.alignment.rate_assignment`; NaN without one.
-        drift: ``(B,)`` float64 in [0, 1], 1 minus the mean similarity of the components to those of the image's last
-            observation, weighted by the mean of their old and new energy share; births and lost components count as
-            dissimilar. NaN for images not seen or seen for the first time. The formula is our choice.
-    """
-
-    step: int
-    ids: tuple[str, ...]
-    seen: Tensor
-    first: Tensor
-    identities: Tensor
-    births: Tensor
-    deaths: Tensor
-    flips: Tensor
-    swaps: Tensor
-    similarity: Tensor
-    confidence: Tensor
-    drift: Tensor
-
-
-@dataclass(frozen=True)
-class _Observation:
-    """Components of one image that were last seen in one snapshot, which is `missed` observations of the image ago.
-
-    While they are followed, those of several images are one, with a dimension more in front.
-    """
-
-    missed: int
-    patterns: Tensor  # (M, ...)
-    loadings: Tensor | None  # (P, M)
-    channels: Tensor | None  # (P,)
-    energies: Tensor  # (M,) shares of the snapshot's energy
-    ranks: Tensor  # (M,)
-    identities: Tensor  # (M,)
-
-    def keep(self, which: Tensor) -> "_Observation":
-        loadings = None if self.loadings is None else self.loadings[:, which]
-        rows = {name: getattr(self, name)[which] for name in ("patterns", "energies", "ranks", "identities")}
-        return replace(self, missed=self.missed + 1, loadings=loadings, **rows)
 
 
 @dataclass(frozen=True)
 class _ImageState:
     step: int
     next_identity: int
-    observations: tuple[_Observation, ...]
+    observations: tuple[Observation, ...]
 
 
 @dataclass(frozen=True)
@@ -181,13 +122,13 @@ class ComponentTracker:
             )
         usable = (usable & singular_values.isfinite()).cpu()
         self._check_ids(ids, len(usable), step)
-        snapshot = _on_cpu(patterns, singular_values, loadings, channels)
-        events, deaths = _nothing_seen(*usable.shape), [torch.empty(0, dtype=torch.int64)] * len(usable)
+        snapshot = on_cpu(patterns, singular_values, loadings, channels)
+        events, deaths = nothing_seen(*usable.shape), [torch.empty(0, dtype=torch.int64)] * len(usable)
         states: dict[str, _ImageState] = {}
         for images in self._alike(ids, usable):
             before = [self._state(ids[image], step) for image in images]
             at = torch.tensor(images)
-            new = _observed({name: part[at] for name, part in snapshot.items()}, usable[at])
+            new = observed({name: part[at] for name, part in snapshot.items()}, usable[at])
             followed = self._follow(before, new, step)
             states.update(zip((ids[image] for image in images), followed.states, strict=True))
             for image, ended in zip(images, followed.deaths, strict=True):
@@ -230,7 +171,7 @@ class ComponentTracker:
             name: _ImageState(
                 image["step"],
                 image["next_identity"],
-                tuple(_restored(observation) for observation in image["observations"]),
+                tuple(restored(observation) for observation in image["observations"]),
             )
             for name, image in state["images"].items()
         }
@@ -250,16 +191,16 @@ class ComponentTracker:
 
     def _alike(self, ids: Sequence[str], usable: Tensor) -> list[list[int]]:
         """Group the images that are seen by how many components they have and had: a group is followed at once."""
-        groups: dict[tuple[int | _Size, ...], list[int]] = {}
+        groups: dict[tuple[int | Size, ...], list[int]] = {}
         for image, number in enumerate(usable.sum(dim=1).tolist()):
             if number:
-                sizes = map(_size, self._state(ids[image], 0).observations)
+                sizes = map(size_of, self._state(ids[image], 0).observations)
                 groups.setdefault((number, *sizes), []).append(image)
         return list(groups.values())
 
-    def _follow(self, before: Sequence[_ImageState], new: _Observation, step: int) -> _Followed:
+    def _follow(self, before: Sequence[_ImageState], new: Observation, step: int) -> _Followed:
         """Name the components of images that are alike after those they are matched with."""
-        olds = [_stacked(parts) for parts in zip(*(state.observations for state in before), strict=True)]
+        olds = [stacked(parts) for parts in zip(*(state.observations for state in before), strict=True)]
         match = self._match(olds, new)
         n_old = match.assignment.shape[1]
         origin = invert_assignment(match.assignment, new.ranks.shape[1])
@@ -280,7 +221,7 @@ class ComponentTracker:
         states = [
             _ImageState(step, next_identity, (latest, *kept))
             for next_identity, latest, (kept, _) in zip(
-                (unused + births.sum(dim=1)).tolist(), _single(new), waiting, strict=True
+                (unused + births.sum(dim=1)).tolist(), single(new), waiting, strict=True
             )
         ]
         events = {
@@ -294,7 +235,7 @@ class ComponentTracker:
         drift = _drift(olds[0], new, match) if olds else torch.full((len(before),), torch.nan, dtype=torch.float64)
         return _Followed(states, [deaths for _, deaths in waiting], events, drift)
 
-    def _match(self, olds: Sequence[_Observation], new: _Observation) -> Matching:
+    def _match(self, olds: Sequence[Observation], new: Observation) -> Matching:
         """Match the components of the last observation, which come first, and then those that are waited for.
 
         Those that are waited for get what is left, so that patience can turn births into returns and nothing else.
@@ -312,7 +253,7 @@ class ComponentTracker:
             assignments.append(found)
         return rate_assignment(torch.cat([last, waiting], dim=1), torch.cat(assignments, dim=1))
 
-    def _cosines(self, old: _Observation, new: _Observation) -> Tensor:
+    def _cosines(self, old: Observation, new: Observation) -> Tensor:
         """Signed similarities ``(B, M, K)`` of images that are alike."""
         return component_similarity(
             old.patterns,
@@ -325,7 +266,7 @@ class ComponentTracker:
             channel_weight=self.channel_weight,
         )
 
-    def _waiting(self, state: _ImageState, lost: Tensor) -> tuple[list[_Observation], Tensor]:
+    def _waiting(self, state: _ImageState, lost: Tensor) -> tuple[list[Observation], Tensor]:
         """Keep the unmatched components that may still come back; the identities of the others are dead."""
         observations, deaths = [], [torch.empty(0, dtype=torch.int64)]
         parts = torch.split(lost, [len(old.ranks) for old in state.observations])
@@ -337,105 +278,13 @@ class ComponentTracker:
         return observations, torch.cat(deaths)
 
 
-def summarize(tracked: Tracked) -> dict[str, float]:
-    """Reduce a snapshot to scalars, over the images that were also seen before; NaN where there is none.
-
-    Returns:
-        "births", "deaths", "flips" and "swaps" per image, mean "drift" of the images, mean "similarity" and
-        "confidence" of the components that are not births.
-    """
-    images = tracked.seen & ~tracked.first
-    counts = {
-        "births": tracked.births,
-        "deaths": tracked.deaths >= 0,
-        "flips": tracked.flips,
-        "swaps": tracked.swaps,
-    }
-    scalars = {name: events[images].sum(1).double().mean() for name, events in counts.items()}
-    scalars |= {name: getattr(tracked, name).nanmean() for name in ("drift", "similarity", "confidence")}
-    return {name: float(value) for name, value in scalars.items()}
-
-
-def _on_cpu(
-    patterns: Tensor, singular_values: Tensor, loadings: Tensor | None, channels: Tensor | None
-) -> dict[str, Tensor]:
-    """Bring a snapshot to where it is kept until the next one, without the parts that are not given."""
-    snapshot = {"patterns": patterns, "singular_values": singular_values}
-    if loadings is not None:
-        snapshot["loadings"] = loadings
-    snapshot = {name: part.detach().cpu().float() for name, part in snapshot.items()}
-    if loadings is not None and channels is not None:
-        snapshot["channels"] = channels.detach().cpu()
-    return snapshot
-
-
-def _observed(snapshot: dict[str, Tensor], present: Tensor) -> _Observation:
-    """Copy the usable components of images ``(B, K)`` that have equally many."""
-    ranks = present.nonzero()[:, 1].view(len(present), -1)
-    image = torch.arange(len(present))[:, None]
-    energies = snapshot["singular_values"].double()[image, ranks].square()
-    loadings = snapshot.get("loadings")
-    return _Observation(
-        missed=0,
-        patterns=snapshot["patterns"][image, ranks],
-        loadings=None if loadings is None else loadings.take_along_dim(ranks[:, None, :], dim=2),
-        channels=snapshot.get("channels"),
-        energies=energies / energies.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny),
-        ranks=ranks,
-        identities=torch.full_like(ranks, -1),
-    )
-
-
-def _restored(saved: dict[str, Any]) -> _Observation:
-    values: dict[str, Any] = {
-        name: value.cpu() if isinstance(value, Tensor) else value for name, value in saved.items()
-    }
-    return _Observation(**values)
-
-
-def _size(observation: _Observation) -> _Size:
-    """How many components and channels there are, and whether the channels are named."""
-    loadings = observation.loadings
-    return len(observation.ranks), None if loadings is None else len(loadings), observation.channels is not None
-
-
-def _stacked(observations: Sequence[_Observation]) -> _Observation:
-    """Put the tensors of images that are alike together, along a new first dimension."""
-    columns = {name: [getattr(each, name) for each in observations] for name in _TENSORS}
-    tensors: dict[str, Any] = {
-        name: None if column[0] is None else torch.stack(column) for name, column in columns.items()
-    }
-    return replace(observations[0], **tensors)
-
-
-def _single(observations: _Observation) -> list[_Observation]:
-    """Undo :func:`_stacked`, with tensors of their own, so that none keeps another image's in memory."""
-    found = []
-    for image in range(len(observations.ranks)):
-        tensors: dict[str, Any] = {name: getattr(observations, name) for name in _TENSORS}
-        tensors = {name: None if each is None else each[image].clone() for name, each in tensors.items()}
-        found.append(replace(observations, **tensors))
-    return found
-
-
-def _drift(last: _Observation, new: _Observation, match: Matching) -> Tensor:
+def _drift(last: Observation, new: Observation, match: Matching) -> Tensor:
     """Compare observations with those right before ``(B,)``; the earlier components come first in the matching."""
     n_last = last.ranks.shape[1]
     similarity, assignment = match.similarity[:, :n_last], match.assignment[:, :n_last]
     weights = (last.energies + new.energies.gather(1, assignment.clamp(min=0))) / 2
     kept = torch.where(assignment >= 0, weights * similarity, 0.0).sum(dim=1)
     return (1.0 - kept).clamp(0.0, 1.0)
-
-
-def _nothing_seen(n_images: int, n_components: int) -> dict[str, Tensor]:
-    """Make the events of :class:`Tracked`, deaths apart, of images that are not seen."""
-    shape = (n_images, n_components)
-    events = {name: torch.zeros(shape, dtype=torch.bool) for name in ("births", "flips", "swaps")}
-    events |= {name: torch.full(shape, torch.nan, dtype=torch.float64) for name in ("similarity", "confidence")}
-    events |= {name: torch.zeros(n_images, dtype=torch.bool) for name in ("seen", "first")}
-    events["drift"] = torch.full((n_images,), torch.nan, dtype=torch.float64)
-    events["identities"] = torch.full(shape, -1)
-    return events
 
 
 def _padded(rows: list[Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from lit_decom.components.tracking import ComponentTracker, Tracked, summarize
+from lit_decom.components import ComponentTracker, Tracked, summarize
 from lit_decom.functional.shared_basis import basis_from_maps
 
 POOL = 9
