@@ -59,7 +59,23 @@ class _AgreementMetric(PartMetric):
     """A metric of how well components outline parts."""
 
     shared = "agreement"
-    n_levels: int
+    numbers_per_image: ClassVar[int | None] = 1
+    """How many are kept; None where the first images say."""
+
+    def __init__(self, n_levels: int = 256, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.n_levels = n_levels
+        self.add_rows(width=self.numbers_per_image)
+
+    @abstractmethod
+    def rows_of(self, agreement: PartAgreement) -> Tensor:
+        """What is kept of each image, ``(B,)`` or ``(B, width)``."""
+
+    def update(
+        self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None, agreement: PartAgreement | None = None
+    ) -> None:
+        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K), their ``agreement``."""
+        self.append(self.rows_of(agreement or self.compare(ossms, parts, valid)))
 
     @property
     def convention(self) -> int:
@@ -108,16 +124,9 @@ class PartAveragePrecision(_AgreementMetric):
         tensor(0.6250)
     """
 
-    def __init__(self, n_levels: int = 256, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.n_levels = n_levels
-        self.add_rows()
-
-    def update(
-        self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None, agreement: PartAgreement | None = None
-    ) -> None:
-        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K), their ``agreement``."""
-        self.append(part_average_precision(agreement or self.compare(ossms, parts, valid)))
+    def rows_of(self, agreement: PartAgreement) -> Tensor:
+        """Value of each image, see :func:`lit_decom.functional.parts.part_average_precision`."""
+        return part_average_precision(agreement)
 
 
 class PartIoU(_AgreementMetric):
@@ -137,16 +146,9 @@ class PartIoU(_AgreementMetric):
         tensor(0.7500)
     """
 
-    def __init__(self, n_levels: int = 256, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.n_levels = n_levels
-        self.add_rows()
-
-    def update(
-        self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None, agreement: PartAgreement | None = None
-    ) -> None:
-        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K), their ``agreement``."""
-        self.append(part_iou(agreement or self.compare(ossms, parts, valid)))
+    def rows_of(self, agreement: PartAgreement) -> Tensor:
+        """Value of each image, see :func:`lit_decom.functional.parts.part_iou`."""
+        return part_iou(agreement)
 
 
 class FixedIndexPartAP(_AgreementMetric, SetMetric):
@@ -169,21 +171,16 @@ class FixedIndexPartAP(_AgreementMetric, SetMetric):
         (tensor(0.5625), tensor([0.5000, 0.6250]))
     """
 
-    def __init__(self, n_levels: int = 256, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.n_levels = n_levels
-        self.add_rows(width=None)
+    numbers_per_image = None
 
-    def update(
-        self, ossms: Tensor, parts: Tensor, valid: Tensor | None = None, agreement: PartAgreement | None = None
-    ) -> None:
-        """Add images: ``ossms`` (B, K, H, W), ``parts`` (B, R, H, W) bool, ``valid`` (B, K), their ``agreement``."""
-        tables = (agreement or self.compare(ossms, parts, valid)).average_precision
+    def rows_of(self, agreement: PartAgreement) -> Tensor:
+        """The number of parts, and the average precision of every component for every part."""
+        tables = agreement.average_precision
         batch, _, n_parts = tables.shape
         # a row says how many parts there are and is NaN only where nothing is defined
         undefined = tables.isnan().flatten(1).all(dim=1, keepdim=True)
         rows = torch.cat([tables.new_full((batch, 1), n_parts), tables.nan_to_num(_NOT_SHOWN).flatten(1)], dim=1)
-        self.append(rows.masked_fill(undefined, torch.nan))
+        return rows.masked_fill(undefined, torch.nan)
 
     def score(self, rows: Tensor) -> Tensor:
         """Return each image's mean over its parts, at the indices of the images with these rows."""
