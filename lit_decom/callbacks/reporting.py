@@ -159,7 +159,8 @@ def class_gains(record: Snapshot, names: Sequence[str] | None) -> dict[str, floa
     """Mean score gain of each class's components by identity: ``class_gain/<class>/component_01`` and so on."""
     if record.identities is None:
         return {}
-    gains, finite, found = record.decomposition.score_gains, record.decomposition.finite, {}
+    decomposition, found = record.decomposition, {}
+    gains, finite = decomposition.score_gains, decomposition.finite
     for label in sorted(set(record.labels.tolist()))[:_MOST_CLASSES]:
         for cohort in range(record.identities.shape[1]):
             alive = (record.identities == cohort) & (finite & (record.labels == label))[:, None]
