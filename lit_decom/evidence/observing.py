@@ -11,7 +11,7 @@ from torch import nn
 from lit_decom.functional.precision import full_precision
 from lit_decom.isolation import isolated_random_state
 
-_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")
+_CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing")  # as timm and transformers call it
 
 
 @contextmanager
@@ -28,10 +28,6 @@ def observing(model: nn.Module) -> Iterator[None]:
         model: the network.
     """
     modules = list(model.modules())
-    modes = [module.training for module in modules]
-    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    # As timm and transformers call it. A checkpointed part runs again in the backward pass, where no hook of ours is.
-    checkpointing = [(m, flag) for m in modules for flag in _CHECKPOINTING if _is_set(m, flag)]
     device = device_of(model)
     with ExitStack() as stack:
         stack.enter_context(isolated_random_state(device=device))
@@ -41,37 +37,16 @@ def observing(model: nn.Module) -> Iterator[None]:
         stack.enter_context(full_precision(device))
         stack.enter_context(_eager())
         stack.enter_context(_tensors_kept(modules))
-        try:
-            for module in modules:
-                # Only where it differs, since a module looks through all its attributes for every one that is set.
-                if module.training:
-                    module.training = False
-            for parameter, _, _ in parameters:
-                parameter.grad = None
-            for module, flag in checkpointing:
-                setattr(module, flag, False)
-            yield
-        finally:
-            for module, mode in zip(modules, modes, strict=True):
-                if module.training != mode:
-                    module.training = mode
-            for parameter, requires_grad, grad in parameters:
-                if parameter.requires_grad != requires_grad:
-                    parameter.requires_grad_(requires_grad)
-                parameter.grad = grad
-            for module, flag in checkpointing:
-                setattr(module, flag, True)
+        stack.enter_context(_gradients_kept(modules))
+        stack.enter_context(_in_eval_mode(modules))
+        stack.enter_context(_without_checkpointing(modules))
+        yield
 
 
 def device_of(model: nn.Module) -> torch.device:
     """Tell where a model's first parameter is; the CPU if it has none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
-
-
-def _is_set(module: nn.Module, flag: str) -> bool:
-    # A module takes long to say that it has no such attribute.
-    return (flag in vars(module) or hasattr(type(module), flag)) and getattr(module, flag) is True
 
 
 @contextmanager
@@ -93,13 +68,65 @@ def _tensors_kept(modules: list[nn.Module]) -> Iterator[None]:
                     buffer.copy_(content)
 
 
+@contextmanager
+def _gradients_kept(modules: list[nn.Module]) -> Iterator[None]:
+    """Take the gradients away from all parameters for a while, and keep which of them ask for one."""
+    # Not model.parameters(), which would walk through all modules once more.
+    owned = dict.fromkeys(p for module in modules for p in module._parameters.values() if p is not None)  # noqa: SLF001
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in owned]
+    try:
+        for parameter, _, grad in before:
+            if grad is not None:
+                parameter.grad = None
+        yield
+    finally:
+        for parameter, requires_grad, grad in before:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+            if parameter.grad is not grad:
+                parameter.grad = grad
+
+
+@contextmanager
+def _in_eval_mode(modules: list[nn.Module]) -> Iterator[None]:
+    """Each module by itself, and only where the mode differs: a module looks through all it has when it is set."""
+    modes = [module.training for module in modules]
+    try:
+        for module in modules:
+            if module.training:
+                module.training = False
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            if module.training != mode:
+                module.training = mode
+
+
+@contextmanager
+def _without_checkpointing(modules: list[nn.Module]) -> Iterator[None]:
+    """Run every part once only: a checkpointed one would run again in the backward pass, where no hook of ours is."""
+    set_here = [(module, flag) for module in modules for flag in _CHECKPOINTING if _is_set(module, flag)]
+    try:
+        for module, flag in set_here:
+            setattr(module, flag, False)
+        yield
+    finally:
+        for module, flag in set_here:
+            setattr(module, flag, True)
+
+
+def _is_set(module: nn.Module, flag: str) -> bool:
+    # A module takes long to say that it has no such attribute.
+    return (flag in vars(module) or hasattr(type(module), flag)) and getattr(module, flag) is True
+
+
 def _restore_names(held: dict[str, Any], tensors: dict[str, Any]) -> None:
+    if held.keys() == tensors.keys() and all(held[name] is tensor for name, tensor in tensors.items()):
+        return
     # Not by setattr, which would run a module's own code.
     for name in set(held) - set(tensors):
         del held[name]
-    for name, tensor in tensors.items():
-        if name not in held or held[name] is not tensor:
-            held[name] = tensor
+    held.update(tensors)
 
 
 def _eager() -> AbstractContextManager[Any]:
