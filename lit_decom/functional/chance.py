@@ -175,10 +175,12 @@ def _k_means(places: Tensor, weights: Tensor, draws: Tensor, n_iterations: int) 
         nearest = distance if len(centres) == 1 else torch.minimum(nearest, distance)
     found = torch.stack(centres, dim=1)
     owners = _nearest(places, found)
+    moments = weights[:, :, None] * torch.cat([torch.ones_like(places[:, :1]), places], dim=1)
+    clusters = torch.arange(found.shape[1], device=owners.device)[:, None]
     for _ in range(n_iterations):
-        members = weights[:, None] * (owners[:, None] == torch.arange(found.shape[1], device=owners.device)[:, None])
-        mass = members.sum(dim=2, keepdim=True)
-        found = torch.where(mass > 0, members @ places / mass, found)
+        sums = (owners[:, None] == clusters).to(moments) @ moments
+        mass = sums[:, :, :1]
+        found = torch.where(mass > 0, sums[:, :, 1:] / mass, found)
         before, owners = owners, _nearest(places, found)
         if torch.equal(owners, before):
             break
@@ -188,7 +190,7 @@ def _k_means(places: Tensor, weights: Tensor, draws: Tensor, n_iterations: int) 
 def _nearest(places: Tensor, centres: Tensor) -> Tensor:
     """Which of the centres ``(B, k, 2)`` is nearest to each place ``(M, 2)``: ``(B, M)``."""
     # the squared distance, less that of the place from the origin
-    return (centres.square().sum(dim=2, keepdim=True) - 2 * centres @ places.T).argmin(dim=1)
+    return (centres.square().sum(dim=2, keepdim=True) - 2 * centres @ places.T).min(dim=1).indices
 
 
 def _orthonormalised(directions: Tensor) -> Tensor:

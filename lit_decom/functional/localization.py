@@ -225,11 +225,22 @@ def histogram_average_precision(counts: Tensor) -> Tensor:
     Returns:
         ``(...)``, NaN where there is no pixel inside.
     """
-    from_the_top = counts.flip(-1).cumsum(dim=-1)
-    true_positives, chosen = from_the_top[..., 0, :], from_the_top.sum(dim=-2)
-    precision = true_positives / chosen.clamp(min=1)
-    gain = counts.flip(-1)[..., 0, :] / true_positives[..., -1:]
-    return (precision * gain).sum(dim=-1)
+    return level_average_precision(counts[..., 0, :], counts.sum(dim=-2))
+
+
+def level_average_precision(inside: Tensor, everywhere: Tensor) -> Tensor:
+    """Give the same from the pixels inside the mask and those of the whole image, which many masks may share.
+
+    Args:
+        inside: pixels inside the mask by rising score, ``(..., n)``.
+        everywhere: pixels by rising score, ``(..., n)``, to be broadcast with those inside.
+
+    Returns:
+        ``(...)``, NaN where there is no pixel inside.
+    """
+    gain = inside.flip(-1)
+    found, chosen = gain.cumsum(dim=-1), everywhere.flip(-1).cumsum(dim=-1).clamp(min=1)
+    return (found / chosen * gain).sum(dim=-1) / found[..., -1]
 
 
 def _flat(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_decom.functional.localization import histogram_average_precision
+from lit_decom.functional.localization import level_average_precision
 from lit_decom.functional.precision import full_precision
 
 Purity = Literal["balanced", "energy"]
@@ -80,15 +80,15 @@ def part_agreement(ossms: Tensor, parts: Tensor, valid: Tensor | None = None, *,
         raise ValueError(f"Expected `n_levels` to be even and at least 2, but got {n_levels}.")
     values = ossms.float().flatten(2)
     top = values.amax(dim=2, keepdim=True)
-    exists = _existing(ossms, valid) & (top.squeeze(2) > 0)
+    exists = _existing(values, valid) & (top.squeeze(2) > 0)
     if not exists.all():
         values, top = values.where(exists[:, :, None], 0), top.where(exists[:, :, None], 1)
     levels = (values / top).mul_(n_levels).clamp_(0, n_levels - 1).int()
     inside, chosen = _level_counts(levels, parts, n_levels)
-    precision = histogram_average_precision(torch.stack([inside, chosen - inside], dim=-2))
-    half = inside[..., n_levels // 2 :].sum(dim=-1)
-    iou = half / (chosen[..., n_levels // 2 :].sum(dim=-1) + inside.sum(dim=-1) - half)
-    defined = exists.any(dim=1)[:, None, None] & parts.any(dim=(2, 3))[:, None]
+    precision = level_average_precision(inside, chosen)
+    half, size = inside[..., n_levels // 2 :].sum(dim=-1), inside.sum(dim=-1)
+    iou = half / (chosen[..., n_levels // 2 :].sum(dim=-1) + size - half)
+    defined = exists.any(dim=1)[:, None, None] & (size > 0)
     precision, iou = (table.where(exists[:, :, None], 0).where(defined, torch.nan) for table in (precision, iou))
     return PartAgreement(precision, iou)
 
@@ -164,14 +164,15 @@ def match_parts(ossms: Tensor, parts: Tensor, valid: Tensor | None = None, purit
     if purity not in {"balanced", "energy"}:
         raise ValueError(f"Expected `purity` to be 'balanced' or 'energy', but got {purity!r}.")
     _check(ossms, parts, valid)
-    energy = ossms.float().clamp(min=0).flatten(2)
+    values = ossms.float().flatten(2)
+    energy = values.clamp(min=0)
     owned = _owned_pixels(parts).flatten(2).float()
     with torch.autocast(energy.device.type, enabled=False), full_precision(energy.device):
         inside = energy @ owned.mT
     total = energy.sum(dim=2, keepdim=True)
     area = owned.mean(dim=2).unsqueeze(1)
     present = area > 0
-    exists = _existing(ossms, valid)[:, :, None] & (total > 0)
+    exists = _existing(values, valid)[:, :, None] & (total > 0)
     share = inside / total
     if purity == "balanced":
         share = (share * (1 - area) / (share * (1 - area) + (1 - share) * area)).where(area < 1, 0.5)
@@ -243,10 +244,10 @@ def _owned_pixels(parts: Tensor) -> Tensor:
     return owned
 
 
-def _existing(ossms: Tensor, valid: Tensor | None) -> Tensor:
-    """Which components exist ``(B, K)``: none of an image where one of them is not finite."""
-    exists = torch.ones(ossms.shape[:2], dtype=torch.bool, device=ossms.device) if valid is None else valid
-    finite = (ossms.float().sum(dim=(2, 3)).isfinite() | ~exists).all(dim=1)
+def _existing(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Which components ``(B, K, pixels)`` exist ``(B, K)``: none of an image where one of them is not finite."""
+    exists = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device) if valid is None else valid
+    finite = (values.sum(dim=2).isfinite() | ~exists).all(dim=1)
     return exists & finite[:, None]
 
 
@@ -257,10 +258,10 @@ def _level_counts(levels: Tensor, parts: Tensor, n_levels: int) -> tuple[Tensor,
     components = torch.arange(batch * k, device=levels.device, dtype=levels.dtype).view(batch, k, 1)
     counts = torch.bincount((components * n_levels + levels).flatten(), minlength=batch * k * n_levels)
     image, part, pixel = parts.flatten(2).nonzero(as_tuple=True)
-    column = (image[:, None] * k + torch.arange(k, device=image.device)) * n_parts + part[:, None]
-    inside = torch.bincount(
-        (column * n_levels + levels[image, :, pixel]).flatten(), minlength=batch * k * n_parts * n_levels
-    )
+    component = torch.arange(k, device=image.device, dtype=levels.dtype) * (n_parts * n_levels)
+    table = ((image * (k * n_parts) + part) * n_levels).to(levels.dtype)
+    column = table[:, None] + component + levels[image, :, pixel]
+    inside = torch.bincount(column.flatten(), minlength=batch * k * n_parts * n_levels)
     return inside.view(batch, k, n_parts, n_levels).float(), counts.view(batch, k, 1, n_levels).float()
 
 

@@ -76,7 +76,7 @@ def varimax(directions: Tensor) -> Rotation:
     found = _uphill(directions, starts, tolerance=1e-3, most=100)
     heights = varimax_criterion(directions @ found)
     chosen = int((heights >= (1 - _BETTER) * heights.max()).int().argmax())
-    matrix = _uphill(directions, found[chosen], tolerance=1e-12, most=1000)
+    matrix = _uphill(directions, found[chosen], tolerance=1e-9, most=1000)
     others = (matrix.mT @ found).abs().amax(dim=-1).amin(dim=-1) < _SAME
     if not others.any():
         return Rotation(matrix, 1.0)
