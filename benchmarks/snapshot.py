@@ -1,6 +1,6 @@
 """Where the time of a snapshot goes: ``python -m benchmarks.snapshot``.
 
-A training is run with the callback, loggers included, and the processor time between the end of a validation epoch and
+For each tracker, a training is run with the callback, and the processor time between the end of a validation epoch and
 the end of the training epoch around it is charged to entries: forward passes of the module and ``torch.autograd.grad``
 to the network, everything else to the part of the package, or the tracker, that asked for it. One thread, since threads
 that wait for each other burn processor time, too. What other processes do for a tracker is not counted: W&B writes its
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -161,13 +162,13 @@ class _Page(pl.Callback):
         self.pages.append(self.ledger.close())
 
 
-def measure(setting: Setting, snapshots: int, train_images: int) -> list[dict[str, float]]:
-    """Let a training run leave its snapshots behind, with all trackers at once.
+def measure(setting: Setting, tracker: type[Logger], snapshots: int) -> list[dict[str, float]]:
+    """Let a training run leave its snapshots behind.
 
     Args:
         setting: what is explained.
+        tracker: where the run is logged to. One alone, since the threads of another would work at any time.
         snapshots: how many.
-        train_images: how many images the network learns from beforehand.
 
     Returns:
         Seconds of processor time by entry, of each snapshot.
@@ -175,18 +176,16 @@ def measure(setting: Setting, snapshots: int, train_images: int) -> list[dict[st
     Raises:
         RuntimeError: if the callback failed in a part, or its passes through the network were not seen.
     """
-    torch.manual_seed(0)
-    fit(setting.task.model, train_images, seed=0)
-    ledger = Ledger(root=LIGHTNING)
+    task, ledger = deepcopy(setting.task), Ledger(root=LIGHTNING)
     page, callback = _Page(ledger), DecomCAMCallback(setting.method, probe=setting.probe)
     data = CrittersDataModule(32, 2 * setting.probe, 1, setting.size, batch_size=32)
-    with TemporaryDirectory() as folder, _charged(ledger, setting.task):
-        wandb = WandbLogger(project="lit-decom", save_dir=folder, offline=True)
-        loggers: list[Logger] = [wandb, CSVLogger(folder), TensorBoardLogger(folder)]
-        for logger in loggers:
-            _charge_tracker(ledger, logger)
-        _trainer(folder, loggers, [page, callback], snapshots).fit(setting.task, datamodule=data)
-        wandb.experiment.finish()
+    with TemporaryDirectory() as folder, _charged(ledger, task):
+        options = {"project": "lit-decom", "offline": True} if tracker is WandbLogger else {}
+        logger = tracker(save_dir=folder, **options)
+        _charge_tracker(ledger, logger)
+        _trainer(folder, logger, [page, callback], snapshots).fit(task, datamodule=data)
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
     if callback.errors:
         raise RuntimeError(f"Expected the callback to work, but it counted {callback.errors} errors.")
     if not all(page.get(MASKED) for page in page.pages):
@@ -194,14 +193,14 @@ def measure(setting: Setting, snapshots: int, train_images: int) -> list[dict[st
     return page.pages
 
 
-def _trainer(folder: str, loggers: list[Logger], callbacks: list[pl.Callback], epochs: int) -> pl.Trainer:
+def _trainer(folder: str, logger: Logger, callbacks: list[pl.Callback], epochs: int) -> pl.Trainer:
     """Of epochs as short as can be."""
     return pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         limit_train_batches=1,
         limit_val_batches=1,
-        logger=loggers,
+        logger=logger,
         callbacks=callbacks,
         default_root_dir=folder,
         enable_checkpointing=False,
@@ -238,34 +237,25 @@ def mean(pages: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {entry: sum(page.get(entry, 0.0) for page in pages) / len(pages) for entry in entries}
 
 
-def total(seconds: Mapping[str, float], tracker: str) -> float:
-    """Seconds of a snapshot with one of the trackers, as if the others had not been there."""
-    others = set(TRACKERS.values()) - {tracker}
-    return sum(value for entry, value in seconds.items() if entry not in others)
+def share_outside(seconds: Mapping[str, float]) -> float:
+    """Share, in percent, of the time outside the network."""
+    return 100 * (1 - sum(seconds.get(entry, 0.0) for entry in NETWORK) / sum(seconds.values()))
 
 
-def share_outside(seconds: Mapping[str, float], tracker: str) -> float:
-    """Share, in percent, of the time outside the network, with one tracker."""
-    return 100 * (1 - sum(seconds.get(entry, 0.0) for entry in NETWORK) / total(seconds, tracker))
-
-
-def show(console: Console, title: str, pages: Sequence[Mapping[str, float]], goal: Goal) -> None:
-    """Print where the time went: network, what is around it, and each tracker's share."""
-    seconds = mean(pages)
-    tracker = TRACKERS[WandbLogger]
-    whole = total(seconds, tracker)
-    table = Table("", "seconds", "share", "", title=title, title_justify="left")
-    parts = [entry for entry in ORDER if entry in seconds]
-    for entry in parts:
-        apart = entry in set(TRACKERS.values()) - {tracker}
-        part = "" if apart else f"{100 * seconds[entry] / whole:.1f} %"
-        table.add_row(entry, f"{seconds[entry]:.3f}", part, "apart" if apart else "", end_section=entry == OF_SHARED)
+def show(console: Console, title: str, pages: Mapping[type[Logger], Sequence[Mapping[str, float]]], goal: Goal) -> None:
+    """Print where the time went with each tracker: network, and what is around it."""
+    runs = {TRACKERS[tracker].removeprefix("tracker: "): mean(of_run) for tracker, of_run in pages.items()}
+    shares = {name: share_outside(seconds) for name, seconds in runs.items()}
+    table = Table("seconds with", *runs, title=title, title_justify="left")
+    for entry in ORDER:
+        found = [f"{seconds[entry]:.3f}" if entry in seconds else "" for seconds in runs.values()]
+        if any(found):
+            table.add_row(entry, *found, end_section=entry in (OF_SHARED, ORDER[-1]))
     table.add_section()
-    table.add_row("whole snapshot", f"{whole:.3f}", "", "with W&B alone")
-    for name in TRACKERS.values():
-        share = share_outside(seconds, name)
-        verdict = f"goal {goal}: {'met' if goal.met(share) else 'not met'}" if name == tracker else ""
-        table.add_row(f"outside the network, {name.removeprefix('tracker: ')}", "", f"{share:.1f} %", verdict)
+    table.add_row("whole snapshot", *(f"{sum(seconds.values()):.3f}" for seconds in runs.values()))
+    table.add_row("outside the network", *(f"{share:.1f} %" for share in shares.values()))
+    judged = shares[TRACKERS[WandbLogger].removeprefix("tracker: ")]
+    table.add_row(f"goal {goal}", "met" if goal.met(judged) else "not met")
     console.print(table)
 
 
@@ -291,15 +281,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["WANDB_SILENT"] = "true"
     torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    measured: dict[str, list[dict[str, float]]] = {}
+    measured: dict[str, dict[str, list[dict[str, float]]]] = {}
     for name in options.settings or SETTINGS:
         setting = SETTINGS[name]()
-        measured[name] = measure(setting, options.snapshots, options.train_images)
+        torch.manual_seed(0)
+        fit(setting.task.model, options.train_images, seed=0)
+        pages = {tracker: measure(setting, tracker, options.snapshots) for tracker in TRACKERS}
+        measured[name] = {TRACKERS[tracker]: of_run for tracker, of_run in pages.items()}
         title = (
             f"{name}: {setting.probe} images of {setting.size} x {setting.size}, {setting.method!r}; "
             f"processor time, one thread, mean of snapshots 2 to {options.snapshots}"
         )
-        show(console, title, measured[name][1:], setting.goal)
+        show(console, title, {tracker: of_run[1:] for tracker, of_run in pages.items()}, setting.goal)
     if options.json:
         options.json.write_text(json.dumps(measured, indent=1), encoding="utf-8")
 
