@@ -44,7 +44,7 @@ class Explainer:
     method: ComponentMethod = DecomCAM()  # noqa: RUF009 -- frozen
     target_layer: str | None = None
     target: TargetPolicy = "label"
-    batch_size: int = 16
+    batch_size: int = 32
     chunk_size: int | None = None
     read_logits: ReadLogits | None = None
 

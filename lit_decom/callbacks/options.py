@@ -75,7 +75,7 @@ class Execution:
         ValueError: if a number is out of range.
     """
 
-    batch_size: int = 16
+    batch_size: int = 32
     chunk_size: int | None = None
     seed: int = 0
     unpack: Unpack | None = None
