@@ -42,7 +42,7 @@ class Observer:
     ) -> None:
         self.explainer, self.scoring, self.strict = explainer, scoring, strict
         self.tracker = ComponentTracker()
-        self.shared = components.new()
+        self.shared = components.new(explainer.method)
         self.class_accuracy: Tensor | None = None
         self.n_snapshots = 0
         self.probe: Probe | None = None
@@ -208,7 +208,7 @@ class Observer:
                     self._score(piece, epoch)
                 with watch.measuring("track"):
                     if self.shared is not None:
-                        self.shared.add(piece.capture, self.explainer.method)
+                        self.shared.add(piece.capture)
                 parts.append(Explanations.of(piece))
                 advance(len(piece.probe))
         return _Share(Explanations.joined(parts), None if self.board is None else self.board.table())
@@ -267,7 +267,7 @@ class Observer:
             return None
         images = self._known_probe().images
         size = (images.shape[-2], images.shape[-1])
-        return self.shared.finish(self.explainer.method, size, step=self.n_snapshots, share=process.share)
+        return self.shared.finish(size, step=self.n_snapshots, share=process.share)
 
     def _factor_numbers(self, found: FactorFindings) -> dict[str, float]:
         if self.board is None or self.table is None:

@@ -167,5 +167,7 @@ def test_every_state_of_factors_has_words():
     numbers |= {"rotation_margin": torch.tensor(0.0), "layer_r2": nan, "random_r2": nan}
     states = DecisionFactors(**numbers, tied=torch.tensor(1), dead=torch.tensor(1)).states
     assert len(states) == 6
-    for state, text in zip(states, cautions(states), strict=True):
-        assert text.startswith(f"{state.replace('_', ' ')}: ")
+    said = cautions(states)
+    assert len(set(said)) == 6
+    assert all(text.endswith(".") for text in said), "a sentence, not the name of the state"
+    assert sum("90%" in text for text in cautions(states, constant_share=0.9)) == 1

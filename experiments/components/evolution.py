@@ -78,7 +78,7 @@ def stories(config: Any, tasks: Iterator[tuple[int, Any]], layer: str, probe: Pr
     """
     found = {name: Story() for name in ("svd", "nmf", "nmf_warm", "shared_svd", "decision_factors")}
     trackers = {name: ComponentTracker() for name in ("svd", "nmf", "nmf_warm")}
-    basis, factors, last = SharedComponents(config.n_followed_shared), FollowedFactors(), None
+    basis, factors, last = SharedComponents(DecomCAM(), config.n_followed_shared), FollowedFactors(), None
     for epoch, task in tasks:
         if epoch == 0:
             continue
@@ -105,8 +105,8 @@ def note_shared(
     size = (probe.images.shape[-2], probe.images.shape[-1])
     followed.begin()
     for piece in pieces:
-        followed.add(piece, DecomCAM())
-    seen = followed.finish(DecomCAM(), size, step=epoch)
+        followed.add(piece)
+    seen = followed.finish(size, step=epoch)
     if seen is None:
         return
     factors = isinstance(seen, FactorFindings)

@@ -77,7 +77,8 @@ def _factor_panel(record: Snapshot, probe: Probe, n: int) -> FactorPanel | None:
         return None
     classes = torch.where(record.targets < 0, record.logits.argmax(dim=1), record.targets)[:n]
     support, signed = factor_support(codes, scores[:n], classes), codes[classes][:, :, None, None] * maps[:n].float()
-    title, warned = _reach(record), cautions(record.factor_states)
+    title = _reach(record)
+    warned = cautions(record.factor_states, record.numbers.get("factor_constant_share"))
     if UNNAMED & set(record.factor_states):
         captions = [[figures(value, signed=True)] for value in support.sum(dim=1).tolist()]
         heads = [f"all {len(shares)} factors  {share_text(float(shares.sum()))}"]

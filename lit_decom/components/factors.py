@@ -22,7 +22,7 @@ from lit_decom.functional.decision_factors import (
 )
 from lit_decom.functional.principal_logits import PrincipalLogits, principal_logits
 from lit_decom.functional.shared_basis import exemplars
-from lit_decom.methods.base import ComponentMethod, finite_images
+from lit_decom.methods.base import finite_images
 
 _PSEUDO_IMAGE = "probe"
 
@@ -132,7 +132,7 @@ class FollowedFactors:
         self._evidence: Capture | None = None
         self._pieces: list[_Piece] = []
 
-    def add(self, evidence: Capture, method: ComponentMethod) -> None:
+    def add(self, evidence: Capture) -> None:
         """Take in the evidence of one piece of the probe."""
         self._evidence = self._evidence or evidence
         classes = torch.where(evidence.targets < 0, evidence.logits.argmax(dim=1), evidence.targets)
@@ -142,7 +142,6 @@ class FollowedFactors:
 
     def finish(
         self,
-        method: ComponentMethod,
         image_size: tuple[int, int],
         *,
         step: int,
@@ -151,7 +150,6 @@ class FollowedFactors:
         """Find the factors of all pieces of all processes.
 
         Args:
-            method: not asked.
             image_size: ``(H, W)`` of the probe's images.
             step: number of the snapshot, rising.
             share: does this process's work and collects that of every process.

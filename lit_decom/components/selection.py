@@ -6,6 +6,7 @@ from typing import Literal
 from lit_decom.components.factors import FollowedFactors
 from lit_decom.components.shared import SharedComponents
 from lit_decom.functional.base import check_option
+from lit_decom.methods import ComponentMethod
 
 Shared = Literal["decision_factors", "svd"]
 _COUNT = {"decision_factors": 12, "svd": 6}
@@ -39,9 +40,11 @@ class Components:
         if self.freeze_shared and self.shared != "svd":
             raise ValueError(f"Expected `shared='svd'` with `freeze_shared=True`, but got {self.shared!r}.")
 
-    def new(self) -> SharedComponents | FollowedFactors | None:
-        """Begin to follow the shared components of a run; None for none."""
+    def new(self, method: ComponentMethod) -> SharedComponents | FollowedFactors | None:
+        """Begin to follow the shared components of a run, which a method explains; None for none."""
         count = _COUNT[self.shared] if self.n_shared is None else self.n_shared
         if count == 0:
             return None
-        return SharedComponents(count, frozen=self.freeze_shared) if self.shared == "svd" else FollowedFactors(count)
+        if self.shared == "svd":
+            return SharedComponents(method, count, frozen=self.freeze_shared)
+        return FollowedFactors(count)

@@ -64,6 +64,7 @@ class SharedComponents:
     In one snapshot: :meth:`begin`, :meth:`add` each piece, :meth:`finish`.
 
     Args:
+        method: weighs the channels, and shows images through the components.
         n_components: how many directions.
         frozen: whether the directions stay what they were at the first snapshot.
         n_scored: how many images, the probe's first, are shown to the network through the shared components, to get
@@ -71,10 +72,18 @@ class SharedComponents:
         n_exemplars: image regions kept for each component.
     """
 
-    def __init__(self, n_components: int = 6, *, frozen: bool = False, n_scored: int = 8, n_exemplars: int = 4) -> None:
+    def __init__(
+        self,
+        method: ComponentMethod,
+        n_components: int = 6,
+        *,
+        frozen: bool = False,
+        n_scored: int = 8,
+        n_exemplars: int = 4,
+    ) -> None:
         if n_components < 1:
             raise ValueError(f"Expected `n_components` to be at least 1, but got {n_components}.")
-        self.n_components, self.frozen = n_components, frozen
+        self.method, self.n_components, self.frozen = method, n_components, frozen
         self.n_scored, self.n_exemplars = n_scored, n_exemplars
         self.tracker = ComponentTracker(channel_weight=0.0, patience=2)
         self._basis: SharedBasis | None = None
@@ -92,9 +101,9 @@ class SharedComponents:
         self._to_score: list[Capture] = []
         self._wanted = len(range(rank, self.n_scored, world))
 
-    def add(self, evidence: Capture, method: ComponentMethod) -> None:
+    def add(self, evidence: Capture) -> None:
         """Take in the class-weighted channel maps of one piece."""
-        maps = method.weighted_maps(evidence)
+        maps = self.method.weighted_maps(evidence)
         gram = channel_gram(maps)
         self._gram = gram if self._gram is None else self._gram + gram
         self._maps.append(maps.cpu())
@@ -103,7 +112,6 @@ class SharedComponents:
 
     def finish(
         self,
-        method: ComponentMethod,
         image_size: tuple[int, int],
         *,
         step: int,
@@ -112,7 +120,6 @@ class SharedComponents:
         """Find the directions of all pieces of all processes, and project this probe on them.
 
         Args:
-            method: shows images through the components.
             image_size: ``(H, W)`` of the probe's images.
             step: number of the snapshot, rising.
             share: does this process's work and collects that of every process.
@@ -127,7 +134,7 @@ class SharedComponents:
         if self._basis is None or not self.frozen:
             self._basis = basis_from_gram(total, min(self.n_components, len(total)))
         basis = self._basis
-        shares = [found for found in share(lambda: self._projected(method, basis)) if found is not None]
+        shares = [found for found in share(lambda: self._projected(basis)) if found is not None]
         patterns = interleaved([components for components, _ in shares])
         gains = torch.cat([gains for _, gains in shares]).nanmean(dim=0)
         directions = basis.directions
@@ -139,7 +146,7 @@ class SharedComponents:
         self.begin()
         return SharedFindings(patterns, energy.float(), tracked, gains, found.images, found.boxes)
 
-    def _projected(self, method: ComponentMethod, basis: SharedBasis) -> tuple[Tensor, Tensor] | None:
+    def _projected(self, basis: SharedBasis) -> tuple[Tensor, Tensor] | None:
         """Maps ``(n, S, h, w)`` of this process's images, and the score gains ``(m, S)`` of those to be scored."""
         if not self._maps:
             return None
@@ -149,7 +156,7 @@ class SharedComponents:
             shown = components[start : start + len(evidence.images)].to(evidence.activations)
             rows = torch.arange(start, start + len(shown), device=shown.device) < self._wanted
             usable = shown.isfinite().all(dim=(2, 3)) & (shown.relu().amax(dim=(2, 3)) > 0)
-            scores, reference = method.score(evidence, shown.nan_to_num(), usable & rows[:, None])
+            scores, reference = self.method.score(evidence, shown.nan_to_num(), usable & rows[:, None])
             gains.append((scores - reference[:, None])[rows].cpu())
             start += len(shown)
         return components, torch.cat(gains)

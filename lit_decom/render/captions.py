@@ -9,14 +9,16 @@ from lit_decom import keys
 
 RIGHT, WRONG = "✓", "✗"
 _MOST_DECIMALS = 4
-_ONLY_TOGETHER = "the axes have no name, and only what all say together is drawn"
+_ONLY_TOGETHER = "so no single factor is shown or named. What all of them account for together holds."
 _CAUTIONS = {
-    "no_variation": "no variation: all images have the same logits, so nothing tells them apart",
-    "dead_layer": "dead layer: the logits do not depend on it",
-    "untrained": "untrained: most of the logits is the same in every image, and the factors tell little yet",
-    "two_classes": "two classes: there is one factor by necessity",
-    "rotation_not_identified": f"rotation not identified: other axes do as well; {_ONLY_TOGETHER}",
-    "subspace_not_identified": f"subspace not identified: too many classes vary alike; {_ONLY_TOGETHER}",
+    "no_variation": "The network answers the same to every image, so nothing tells its answers apart.",
+    "dead_layer": "The network's answers do not depend on this layer: it has no factors.",
+    "two_classes": "With two classes there is one factor by necessity: that there is one tells nothing.",
+    "rotation_not_identified": f"Rotation not identified: other axes of the same subspace do as well, {_ONLY_TOGETHER}",
+    "subspace_not_identified": (
+        "Subspace not identified: so many classes vary alike that the limit on the number of factors cut through "
+        f"equals, {_ONLY_TOGETHER}"
+    ),
 }
 UNNAMED = frozenset({"rotation_not_identified", "subspace_not_identified"})
 """States of decision factors in which no single one means anything."""
@@ -56,13 +58,19 @@ def component_captions(
     return [[_component(*each) for each in zip(*row, strict=True)] for row in numbers]
 
 
-def cautions(states: Iterable[str]) -> list[str]:
+def cautions(states: Iterable[str], constant_share: float | None = None) -> list[str]:
     """Say why decision factors are no result, or less than they seem.
 
     Args:
         states: as :attr:`lit_decom.functional.decision_factors.DecisionFactors.states` names them.
+        constant_share: of the logits that is the same in every image, where known.
     """
-    return [_CAUTIONS.get(state, state.replace("_", " ")) for state in states]
+    untrained = (
+        f"{'Most' if constant_share is None else share_text(constant_share)} of the network's answer is the same in "
+        "every image: it is hardly trained, and the factors tell little yet."
+    )
+    known = _CAUTIONS | {"untrained": untrained}
+    return [known.get(state, state.replace("_", " ")) for state in states]
 
 
 def figures(value: float, digits: int = 3, *, signed: bool = False) -> str:

@@ -4,23 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lit_decom.records import Snapshot
-from lit_decom.render import share_text
 
 _TELLING = 0.25  # of the largest code: classes below hardly use the factor
 _MOST_CLASSES = 5
-_CAUTIONS = {
-    "no_variation": "The network answers the same to every image, so nothing tells its answers apart.",
-    "dead_layer": "The network's answers do not depend on this layer: it has no factors.",
-    "two_classes": "With two classes there is one factor by necessity: that there is one tells nothing.",
-    "rotation_not_identified": (
-        "Rotation not identified: other axes of the same subspace do as well, so no single factor is shown or named. "
-        "What all of them account for together holds."
-    ),
-    "subspace_not_identified": (
-        "Subspace not identified: so many classes vary alike that the limit on the number of factors cut through "
-        "equals, so no single factor is shown or named."
-    ),
-}
 
 
 def facts_of(record: Snapshot) -> list[str]:
@@ -49,17 +35,6 @@ def facts_of(record: Snapshot) -> list[str]:
             f"{layer:.2f}, along as many random directions with {chance:.2f}{verdict}."
         )
     return facts
-
-
-def cautions_of(record: Snapshot) -> list[str]:
-    """Say why the factors of a snapshot are no result, or less than they seem."""
-    constant = record.numbers.get("factor_constant_share")
-    untrained = (
-        f"{'Most' if constant is None else share_text(constant)} of the network's answer is the same in every image: "
-        "it is hardly trained, and the factors tell little yet."
-    )
-    known = _CAUTIONS | {"untrained": untrained}
-    return [known.get(state, state.replace("_", " ")) for state in record.factor_states]
 
 
 def classes_of(codes: Sequence[float], names: Sequence[str]) -> str:

@@ -14,10 +14,11 @@ from lit_decom.components.factors import wrong_decisions
 from lit_decom.functional.decision_factors import factor_support
 from lit_decom.functional.shared_basis import exemplars
 from lit_decom.records import Snapshot
+from lit_decom.render import cautions
 from lit_decom.report.cards import style_of
 from lit_decom.report.charts import Line, finite
 from lit_decom.report.columns import count, follow_columns, keep_columns
-from lit_decom.report.factor_words import cautions_of, classes_of, facts_of, shown_codes, wrong_sentence
+from lit_decom.report.factor_words import classes_of, facts_of, shown_codes, wrong_sentence
 from lit_decom.report.overview import Panel, panel
 from lit_decom.report.pictures import SignedMaps
 from lit_decom.report.runs import Run
@@ -120,7 +121,7 @@ class _Frame:
             cards[self.columns[name]] = self._card(rank, name, rows)
         return {
             "facts": facts_of(self.record),
-            "cautions": cautions_of(self.record),
+            "cautions": cautions(self.record.factor_states, self.record.numbers.get("factor_constant_share")),
             "factors": cards,
             "wrong": self._wrong(),
         }

@@ -43,8 +43,8 @@ def coloured_images(n=24, seed=0):
 def find(followed, network, layer, images, step, *, targets=0, batch=16):
     followed.begin()
     for piece in images.split(batch):
-        followed.add(capture(network, layer, piece, targets), METHOD)
-    return followed.finish(METHOD, tuple(images.shape[-2:]), step=step)
+        followed.add(capture(network, layer, piece, targets))
+    return followed.finish(tuple(images.shape[-2:]), step=step)
 
 
 def network_and_images(n=12):
@@ -89,13 +89,13 @@ def test_neither_batches_nor_processes_matter():
     parts = [FollowedFactors() for _ in range(3)]
     for rank, part in enumerate(parts):
         part.begin(rank, 3)
-        part.add(capture(network, "stage1", images[rank::3], 0), METHOD)
+        part.add(capture(network, "stage1", images[rank::3], 0))
 
     def everyone(work):
         question, arguments = (work.func, work.args) if isinstance(work, partial) else (work, ())
         return [getattr(part, question.__name__)(*arguments) for part in parts]
 
-    shared = parts[0].finish(METHOD, (32, 32), step=1, share=everyone)
+    shared = parts[0].finish((32, 32), step=1, share=everyone)
     for other in (pieces, shared):
         # Float32 passes in other batches, through an inverse.
         for name in ("codes", "scores", "directions", "shares"):
@@ -268,13 +268,14 @@ def test_names_begin_anew_once_a_network_is_no_longer_untrained(monkeypatch):
     ],
 )
 def test_which_components_are_followed(options, kind):
-    assert type(Components(**options).new()) is kind
+    assert type(Components(**options).new(METHOD)) is kind
 
 
 def test_how_many_components_are_followed():
-    assert (Components(shared="svd").new().n_components, Components(3, shared="svd").new().n_components) == (6, 3)
-    assert Components(shared="decision_factors").new().max_factors == 12
-    assert Components(3, shared="decision_factors").new().max_factors == 3
+    assert Components(shared="svd").new(METHOD).n_components == 6
+    assert Components(3, shared="svd").new(METHOD).n_components == 3
+    assert Components(shared="decision_factors").new(METHOD).max_factors == 12
+    assert Components(3, shared="decision_factors").new(METHOD).max_factors == 3
 
 
 @pytest.mark.parametrize(
