@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_decom import keys
 from lit_decom.evidence.observing import device_of
-from lit_decom.explainer import Explained, Explainer
+from lit_decom.explainer import Explained, Explainer, warn_of_embeddings
 from lit_decom.isolation import isolated_random_state
 from lit_decom.methods.base import ComponentMethod
 from lit_decom.probe import Probe
@@ -72,7 +72,9 @@ def _table(
     advance: Advance,
 ) -> RowTable:
     """Rows of every metric over the whole probe."""
-    for piece in pieces:
+    for nth, piece in enumerate(pieces):
+        if nth == 0:
+            warn_of_embeddings(piece.capture.logits.shape[1], piece.probe)
         board.update(piece.probe, piece.capture, piece.decomposition, method=method, class_accuracy=class_accuracy)
         advance(len(piece.probe))
     table = board.table()

@@ -1,5 +1,6 @@
 """Explainer: what is explained and how, for a piece of the probe or all of it."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom import keys
-from lit_decom.evidence import Capture, ReadLogits, Targets, capture, find_target_layer
+from lit_decom.evidence import Capture, Forward, Targets, capture, find_target_layer
 from lit_decom.evidence.observing import device_of
 from lit_decom.functional.complexity import effective_rank
 from lit_decom.methods.base import ComponentMethod
@@ -34,7 +35,7 @@ class Explainer:
             callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``.
         batch_size: images explained at once; with the layer's size it sets the memory needed.
         chunk_size: altered images per forward pass, as for :func:`lit_decom.capture`.
-        read_logits: as for :func:`lit_decom.capture`.
+        forward: as for :func:`lit_decom.capture`.
 
     Raises:
         TypeError: if the method gives no components.
@@ -46,7 +47,7 @@ class Explainer:
     target: TargetPolicy = "label"
     batch_size: int = 32
     chunk_size: int | None = None
-    read_logits: ReadLogits | None = None
+    forward: Forward | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, ComponentMethod):
@@ -70,7 +71,7 @@ class Explainer:
         Raises:
             TargetLayerError: if there is no such layer.
         """
-        layer = find_target_layer(model, self.target_layer, images, read_logits=self.read_logits)
+        layer = find_target_layer(model, self.target_layer, images, forward=self.forward)
         return replace(self, target_layer=layer.name)
 
     def capture(self, model: nn.Module, piece: Probe, targets: Targets | None = None) -> Capture:
@@ -90,7 +91,7 @@ class Explainer:
             targets_of(self.target, piece.labels) if targets is None else targets,
             mean=piece.mean,
             std=piece.std,
-            read_logits=self.read_logits,
+            forward=self.forward,
             chunk_size=self.chunk_size,
         )
 
@@ -120,6 +121,7 @@ class Explainer:
             "method": repr(self.method),
             "target_layer": self.target_layer,
             "target": self.target if isinstance(self.target, str | int) else repr(self.target),
+            "forward": self.forward if isinstance(self.forward, str | None) else repr(self.forward),
             "batch_size": self.batch_size,
             "chunk_size": self.chunk_size,
         }
@@ -185,6 +187,23 @@ def targets_of(policy: TargetPolicy, labels: Tensor) -> Targets:
     if callable(policy):
         return lambda logits, rows: policy(logits, labels[rows])
     return policy
+
+
+def warn_of_embeddings(n_outputs: int, probe: Probe) -> None:
+    """Warn where a network gives more numbers than there are classes: an encoder's output is no logits.
+
+    Among 512 features the largest is hardly ever that of the label, so that every image would count as wrong.
+
+    Args:
+        n_outputs: numbers per image.
+        probe: whose classes have names, or nothing is known of their number.
+    """
+    if probe.class_names is not None and n_outputs > len(probe.class_names):
+        warnings.warn(
+            f"The network returns {n_outputs} values per image for {len(probe.class_names)} classes. If these are "
+            "features, every image counts as wrong: `forward=` says how the network is asked for its logits.",
+            stacklevel=2,
+        )
 
 
 def explain(

@@ -1,6 +1,7 @@
 """One snapshot after another, without a Trainer: explain the probe, score it, follow its components."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 
 from lit_decom import keys
 from lit_decom.components import Components, ComponentTracker, FactorFindings, SharedFindings, Tracked, summarize
-from lit_decom.evidence import refuse_changes
+from lit_decom.evidence import ForwardError, refuse_changes
 from lit_decom.evidence.observing import device_of
-from lit_decom.explainer import Explained, Explainer, Explanations, summary
+from lit_decom.explainer import Explained, Explainer, Explanations, summary, warn_of_embeddings
 from lit_decom.probe import Probe
 from lit_decom.process import Process, Stopwatch
 from lit_decom.records import Snapshot
@@ -71,6 +72,7 @@ class Observer:
             with refuse_changes(model):
                 explainer = self.explainer.at(model, first.images)
                 predicted = explainer.capture(model, first, "predicted")
+                warn_of_embeddings(predicted.logits.shape[1], probe)
                 if not callable(explainer.target):
                     _refuse_labels_outside(probe.labels, predicted.logits.shape[1])
                 evidence = explainer.capture(model, first)
@@ -201,7 +203,7 @@ class Observer:
         if probe is None:
             return None
         parts = []
-        with watch.measuring("explain"):
+        with watch.measuring("explain"), _as_raised():
             starts = self._starts if self.explainer.method.warm_start else None
             for piece in self.explainer.pieces(model, probe, starts):
                 with watch.measuring("score"):
@@ -305,6 +307,15 @@ class _Share:
 
     explanations: Explanations
     rows: RowTable | None
+
+
+@contextmanager
+def _as_raised() -> Iterator[None]:
+    """Let a network's own error through: one that has answered before is asked in the right way."""
+    try:
+        yield
+    except ForwardError as error:
+        raise error.__cause__ or error from None
 
 
 def _refuse_labels_outside(labels: Tensor, n_classes: int) -> None:

@@ -169,7 +169,7 @@ def test_a_metric_without_its_masks_is_named():
 
 
 class Wrapped(nn.Module):
-    """A network whose logits must be read."""
+    """A network whose output has no logits."""
 
     def __init__(self):
         super().__init__()
@@ -188,15 +188,15 @@ def test_coherency_explains_the_masked_image_for_the_same_score(target):
     model = Wrapped()
     images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     shown = Probe.from_tensors(images, torch.arange(3))
-    read, layer, metric = (lambda output: output["scores"]), "inner.stage2", Coherency()
-    explainer = Explainer(DecomCAM(n_components=2), layer, target, read_logits=read)
+    forward, layer, metric = "inner", "inner.stage2", Coherency()
+    explainer = Explainer(DecomCAM(n_components=2), layer, target, forward=forward)
     found = evaluate(model, shown, explainer, Scoring([metric], baselines=["grad_cam"], chance=False), new_head=False)
     # The definition: mask, explain what the unaltered image was explained for, compare.
     (piece,) = explainer.pieces(model, shown)
     maps = upsample(piece.decomposition.cam, (16, 16)).clamp(min=0)
     masked = metric.masking.images(piece.capture, maps)
     score = piece.capture.score
-    again = capture(model, layer, masked, score, read_logits=read)
+    again = capture(model, layer, masked, score, forward=forward)
     other = upsample(explainer.method(again), (16, 16)).clamp(min=0)
     values = {one.key: one.value for one in found}
     assert values["coherency/all"] == pytest.approx(float(coherency(maps, other).nanmean()), rel=1e-4)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_decom.evidence.network import Network, ReadLogits
+from lit_decom.evidence.network import Forward, Network
 from lit_decom.evidence.observing import observing
 from lit_decom.probe import Unpack, images_and_labels
 from lit_decom.process import Process
@@ -20,11 +20,11 @@ class ClassAccuracy:
     def __init__(self) -> None:
         self._counts: Tensor | None = None
 
-    def count(self, model: nn.Module, batch: Any, unpack: Unpack | None, read: ReadLogits | None) -> None:
+    def count(self, model: nn.Module, batch: Any, unpack: Unpack | None, forward: Forward | None) -> None:
         """Add a batch as the validation step got it."""
         images, labels = images_and_labels(batch, unpack)
         with observing(model), torch.no_grad():
-            logits = Network(model, read, channels_last=False)(images)
+            logits = Network(model, forward, channels_last=False)(images)
         n_classes = logits.shape[1]
         right = (logits.argmax(dim=1) == labels).float()
         counts = torch.stack(

@@ -25,6 +25,7 @@ from lit_decom.callbacks.trainer_access import (
     Monitors,
     checkpoints_of,
     has_validation,
+    layer_of_checkpoint,
     log_values,
     logged_step,
     module_values,
@@ -35,6 +36,7 @@ from lit_decom.callbacks.trainer_access import (
     this_process,
 )
 from lit_decom.components import Components
+from lit_decom.evidence import Forward, resolve_layer
 from lit_decom.explainer import Explainer, TargetPolicy
 from lit_decom.methods.base import ComponentMethod
 from lit_decom.methods.decom_cam import DecomCAM
@@ -50,23 +52,28 @@ _DEFAULT_PROBE_SIZE = 64
 class DecomCAMCallback(pl.Callback):
     """Explain a fixed probe at every validation, score what is found, log it, and keep it.
 
-    Attach it to a Trainer; nothing in the module has to change, as long as its forward takes images and returns logits.
-    Training goes on bit for bit as without it. It takes a snapshot at the end of each validation epoch (where there is
-    no validation loop, of each training epoch), and in ``validate`` and ``test``.
+    Attach it to a Trainer; nothing in the module has to change: where its own forward does not take images and return
+    logits, ``forward`` says how it is asked. Training goes on bit for bit as without it. It takes a snapshot at the end
+    of each validation epoch (where there is no validation loop, of each training epoch), and in ``validate`` and
+    ``test``.
 
     Args:
         method: how to explain; it must give components, as DecomCAM does.
         probe: what to explain. A number asks for that many images, balanced by class, from the validation data (the
             training data where there are none); None asks for 64.
         target_layer: a name as in ``pl_module.named_modules()`` or a dotted suffix that is unique; None takes the
-            deepest layer that still has 7 x 7 positions, and says which.
+            deepest layer that still has 7 x 7 positions, and says which. Checkpoints keep the name, so that a run
+            explains one layer throughout: a resumed training, ``validate`` and ``test`` take it from there.
         target: the class explained: ``"label"``, ``"predicted"``, ``"contrast"`` (the two largest logits), one class
             for all, or a callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``.
         every_n_epochs: takes a snapshot in every n-th epoch.
+        forward: how the module is asked, where its own forward does not take images and return logits: a callable
+            ``(pl_module, images) -> output``, or the name of a submodule to be called on the images, such as
+            ``"model"``. The logits are the output itself, or its attribute or key ``logits``.
         scores: what is scored, on which images apart, beside which baselines.
         components: which components are followed beside those of every image.
         log: what goes to the trackers.
-        run: how the work is done, and how data and network are read.
+        run: how the work is done, and how data are read.
         report: whether the run is written as one HTML page at the end of ``fit``.
         dirpath: the run directory; by default the logger's own for this run.
         prefix: of all keys; give two callbacks on one Trainer different ones.
@@ -86,6 +93,7 @@ class DecomCAMCallback(pl.Callback):
         target: TargetPolicy = "label",
         every_n_epochs: int = 1,
         *,
+        forward: Forward | None = None,
         scores: Scoring = Scoring(),  # noqa: B008
         components: Components = Components(),  # noqa: B008
         log: Log = Log(),  # noqa: B008
@@ -101,7 +109,7 @@ class DecomCAMCallback(pl.Callback):
         for name, value in (("every_n_epochs", every_n_epochs), ("probe", probe)):
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
-        self.explainer = Explainer(method, target_layer, target, run.batch_size, run.chunk_size, run.read_logits)
+        self.explainer = Explainer(method, target_layer, target, run.batch_size, run.chunk_size, forward)
         self.probe = probe if isinstance(probe, Probe) else None
         self._probe_size = probe if isinstance(probe, int) else _DEFAULT_PROBE_SIZE
         self._given_probe = self.probe is not None
@@ -118,6 +126,7 @@ class DecomCAMCallback(pl.Callback):
 
     def _begin(self) -> None:
         """Forget the run before: one callback may serve several, as in a sweep."""
+        self._layer: str | None = None
         self.observer = self._new_observer()
         self.directory: RunDirectory | None = None
         self.report_path: Path | None = None
@@ -136,7 +145,12 @@ class DecomCAMCallback(pl.Callback):
         self._report_seconds: float | None = None
 
     def _new_observer(self) -> Observer:
-        return Observer(self.explainer, self.scoring, self.components, strict=self.strict)
+        return Observer(self._explainer_of_run(), self.scoring, self.components, strict=self.strict)
+
+    def _explainer_of_run(self) -> Explainer:
+        """The explainer as given, at the layer that was found when the run began."""
+        given = self.explainer
+        return given if self._layer is None or given.target_layer else replace(given, target_layer=self._layer)
 
     @property
     @override
@@ -250,7 +264,7 @@ class DecomCAMCallback(pl.Callback):
         counting = self.scoring.needs_class_accuracy and dataloader_idx == 0 and not trainer.sanity_checking
         if counting and self._is_due(trainer):
             with self._forgiving("count right and wrong answers"):
-                self._class_accuracy.count(pl_module, batch, self.run.unpack, self.run.read_logits)
+                self._class_accuracy.count(pl_module, batch, self.run.unpack, self.explainer.forward)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -268,18 +282,31 @@ class DecomCAMCallback(pl.Callback):
         probe = self._known_probe()
         if trainer.state.fn == "fit":
             self._refuse_changed_probe(probe)
+            self._refuse_changed_layer(pl_module)
         try:
             grid = self.observer.prepare(pl_module, probe)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
+        layer = self.observer.explainer.target_layer
+        if trainer.state.fn == "fit":
+            self._layer = layer
         if self.explainer.target_layer is None:
-            layer = self.observer.explainer.target_layer
             rank_zero_info(f"DecomCAM explains `target_layer={layer!r}` ({grid[0]} x {grid[1]} positions).")
         if self._keeps_records(trainer):
             self._open_directory(trainer, probe)
 
     def _keeps_records(self, trainer: pl.Trainer) -> bool:
         return trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+    def _refuse_changed_layer(self, pl_module: pl.LightningModule) -> None:
+        before, given = self._resumed.get("target_layer"), self.explainer.target_layer
+        if before is None or given is None:
+            return
+        if resolve_layer(pl_module, given).module is not resolve_layer(pl_module, before).module:
+            raise MisconfigurationException(
+                f"Expected `target_layer` to be the one this run began with ({before!r}), but got {given!r}. "
+                "Components are followed within one layer: leave `target_layer` out, or start a new run."
+            )
 
     def _refuse_changed_probe(self, probe: Probe) -> None:
         before = self._resumed.get("probe_digest")
@@ -359,13 +386,14 @@ class DecomCAMCallback(pl.Callback):
         if trainer.state.fn == "fit":
             yield self.observer
             return
-        followed = self.observer, self.probe
+        followed = self.observer, self.probe, self._layer
         try:
+            self._layer = layer_of_checkpoint(trainer.ckpt_path, self.prefix) or self._layer
             self.observer = self._new_observer()
             self._prepare(trainer, pl_module)
             yield self.observer
         finally:
-            self.observer, self.probe = followed
+            self.observer, self.probe, self._layer = followed
 
     def _noted(self, trainer: pl.Trainer, snapshot: Snapshot) -> dict[str, float]:
         """Warn about metrics that are missing, and give the numbers with what only the callback knows."""
@@ -440,6 +468,7 @@ class DecomCAMCallback(pl.Callback):
         return {
             "run_id": self._run_id,
             "directory": None if self.directory is None else str(self.directory.path),
+            "target_layer": self.observer.explainer.target_layer,
             "probe_digest": self.probe.digest,
             "probe_ids": list(self.probe.ids),
             "history": [dict(numbers) for numbers in self._history],
@@ -454,6 +483,8 @@ class DecomCAMCallback(pl.Callback):
         if state_dict:
             self._resumed = state_dict
             self._run_id = state_dict["run_id"]
+            self._layer = state_dict.get("target_layer")
+            self.observer.explainer = self._explainer_of_run()
             self._history = [dict(numbers) for numbers in state_dict["history"]]
             self._predictions = [dict(entry) for entry in state_dict.get("predictions", [])]
             self._peaks = state_dict.get("peaks")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lit_decom import keys as names
-from lit_decom.evidence import ReadLogits
 from lit_decom.probe import Unpack
 
 _NAMED_KEYS = ("essential", "all")
@@ -61,7 +60,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the work is done, and how the user's data and network are read.
+    """How the work is done, and how the user's data are read.
 
     Attributes:
         batch_size: probe images explained at once; with the layer's size it sets the memory needed.
@@ -69,7 +68,6 @@ class Execution:
         seed: of the choice of the probe.
         unpack: from a batch of one to image and label, where samples are neither tuples nor mappings with ``image`` and
             ``label``.
-        read_logits: reads the logits from what the module returns, where it is neither a tensor nor holds ``logits``.
 
     Raises:
         ValueError: if a number is out of range.
@@ -79,7 +77,6 @@ class Execution:
     chunk_size: int | None = None
     seed: int = 0
     unpack: Unpack | None = None
-    read_logits: ReadLogits | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_size"):

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lit_decom.callbacks.decom_cam import DecomCAMCallback
-from lit_decom.callbacks.trainer_access import step_of_checkpoint
+from lit_decom.callbacks.trainer_access import layer_of_checkpoint, step_of_checkpoint
 from lit_decom.observer import Observer
 from lit_decom.progress import counted
 
@@ -48,6 +48,10 @@ class ReplayCallback(DecomCAMCallback):
                 "itself only if every snapshot of it left a checkpoint here."
             )
         checkpoints = sorted(_by_step(folder).items())
+        if self._layer is None:
+            known = (layer_of_checkpoint(checkpoint, self.prefix) for _, (_, checkpoint) in checkpoints)
+            self._layer = next(filter(None, known), None)
+            self.observer.explainer = self._explainer_of_run()
         with counted(f"{len(checkpoints)} checkpoints", len(checkpoints)) as self._advance:
             for step, (path, checkpoint) in checkpoints:
                 try:

@@ -259,13 +259,41 @@ def checkpoints_of(trainer: pl.Trainer) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda entry: (entry.get("step", -1), entry["path"]))
 
 
+def layer_of_checkpoint(checkpoint: str | Path | Mapping[str, Any] | None, prefix: str) -> str | None:
+    """Tell which layer the run explained that left a checkpoint.
+
+    Before Lightning 2.6 callbacks get their state back in ``fit`` alone.
+
+    Args:
+        checkpoint: what was read from it, or where it is.
+        prefix: of the callback.
+
+    Returns:
+        The full name; None where nothing was explained, or the file holds other things than tensors and primitives.
+    """
+    if checkpoint is None:
+        return None
+    try:
+        read: Any = _as_it_lies(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
+    except (OSError, RuntimeError, pickle.UnpicklingError):
+        return None
+    states: Mapping[str, Any] = read.get("callbacks", {})
+    ours = (state for key, state in states.items() if key.endswith(repr({"prefix": prefix})))
+    return next((state["target_layer"] for state in ours if state.get("target_layer")), None)
+
+
 def _moment_of(path: Path) -> dict[str, int]:
     """Epoch and step of a checkpoint; nothing where it cannot be read, or holds other things than tensors."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = _as_it_lies(path)
         return {"epoch": int(checkpoint["epoch"]), "step": step_of_checkpoint(checkpoint)}
     except (OSError, RuntimeError, KeyError, pickle.UnpicklingError):
         return {}
+
+
+def _as_it_lies(path: str | Path) -> Any:
+    """Read a checkpoint without loading its tensors."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 @contextmanager

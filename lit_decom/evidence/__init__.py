@@ -4,7 +4,7 @@ from lit_decom.evidence.capture import Capture, capture
 from lit_decom.evidence.fingerprint import Fingerprint, ModelChangedError, fingerprint, refuse_changes
 from lit_decom.evidence.jacobian import combined_gradients
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
-from lit_decom.evidence.network import ReadLogits, ScoreDtype
+from lit_decom.evidence.network import Forward, ForwardError, ScoreDtype
 from lit_decom.evidence.observing import observing
 from lit_decom.evidence.target_layer import find_target_layer
 from lit_decom.evidence.targets import Targets, TargetScore
@@ -12,8 +12,9 @@ from lit_decom.evidence.targets import Targets, TargetScore
 __all__ = [
     "Capture",
     "Fingerprint",
+    "Forward",
+    "ForwardError",
     "ModelChangedError",
-    "ReadLogits",
     "ScoreDtype",
     "TargetLayer",
     "TargetLayerError",

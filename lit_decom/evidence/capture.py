@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
-from lit_decom.evidence.network import Network, ReadLogits, ScoreDtype
+from lit_decom.evidence.network import Forward, Network, ScoreDtype
 from lit_decom.evidence.observing import observing
 from lit_decom.evidence.recorder import Recorder, arranged, backward, record
 from lit_decom.evidence.targets import Targets, TargetScore, bind
@@ -125,7 +125,7 @@ def capture(
     *,
     mean: Tensor | None = None,
     std: Tensor | None = None,
-    read_logits: ReadLogits | None = None,
+    forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Capture:
     """Run a model forward, and backward as far as one layer.
@@ -134,7 +134,7 @@ def capture(
     begins at the layer, so a frozen network works like any other, and the backward pass stops there.
 
     Args:
-        model: the network; its forward takes images and returns logits.
+        model: the network.
         layer: what :func:`lit_decom.find_target_layer` returned, or a name.
         images: ``(B, 3, H, W)``, as the model shall see them.
         targets: what is explained: class indices ``(B,)``, one class for all, ``"predicted"``, ``"contrast"`` (the
@@ -142,15 +142,17 @@ def capture(
             image ``(n,)`` each comes from to scores ``(n,)``.
         mean: normalisation ``(3,)`` of the images, where known.
         std: normalisation ``(3,)`` of the images, where known.
-        read_logits: reads the logits from the model's output, where it is neither a tensor nor has ``logits`` as
-            attribute or key.
+        forward: how the model is asked, where its own forward does not take images and return logits: a callable
+            ``(model, images) -> output``, or the name of a submodule to be called on the images. The logits are the
+            output itself, or its attribute or key ``logits``.
         chunk_size: altered images per forward pass later on; by default eight of 224 x 224 pixels on a CPU.
 
     Returns:
         The evidence.
 
     Raises:
-        ValueError: if there is no image, the model returns no logits, or a target is no class of it.
+        ForwardError: if the model raises on the images or returns no logits; it is a ValueError.
+        ValueError: if there is no image, or a target is no class of the model.
         TargetLayerError: if the layer is unknown, has no feature grid, or the logits do not depend on it.
     """
     images = _checked(images)
@@ -160,7 +162,7 @@ def capture(
     layer = resolve_layer(model, layer) if isinstance(layer, str) else layer
     with observing(model):
         images = _outside_inference(images)
-        network, recorder, logits = record(model, layer, images, read_logits)
+        network, recorder, logits = record(model, layer, images, forward)
         classes, score = bind(targets, logits.detach())
         found = _evidence(network, recorder, images, logits, score)
         return Capture(
@@ -188,7 +190,7 @@ class _Evidence(NamedTuple):
 def _evidence(network: Network, recorder: Recorder, images: Tensor, logits: Tensor, score: TargetScore) -> _Evidence:
     # A float64 network saw them widened.
     images = images.to(logits.dtype)
-    to_map = arranged(recorder.layer, network, recorder.leaf, images)
+    to_map = arranged(recorder, network, images)
     activations = to_map(recorder.leaf.detach())
     gradient = backward(network, recorder, images, logits, score)
     if gradient is None:

@@ -39,7 +39,7 @@ def combined_gradients(evidence: Capture, images: Tensor, combinations: Tensor) 
         recorder = Recorder(evidence.layer)
         logits = recorder.run(evidence.network, images)
         scores = [partial(_combined, weights) for weights in combinations.to(logits).T]
-        to_map = arranged(recorder.layer, evidence.network, recorder.leaf, images)
+        to_map = arranged(recorder, evidence.network, images)
         found = gradients(evidence.network, recorder, images, logits, scores)
         nothing = evidence.activations.new_zeros(len(images), channels)
         products = [nothing if one is None else to_map(one).sum(dim=(2, 3)) for one in found]

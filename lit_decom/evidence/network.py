@@ -2,17 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lit_decom.evidence.layers import TargetLayerError, resolve_submodule
 from lit_decom.evidence.substitution import Slot, slots, substituted
 from lit_decom.functional.base import widened
 
 ScoreDtype = Literal["float32", "bfloat16"]
-ReadLogits = Callable[[Any], Tensor]
+Forward = Callable[[nn.Module, Tensor], Any] | str
+
+
+class ForwardError(ValueError):
+    """A model cannot be asked in this way: it raises on images or returns no logits. The message says what helps."""
 
 
 class Network:
@@ -24,16 +30,18 @@ class Network:
 
     Args:
         model: the network.
-        read_logits: reads the logits from its output; by default the output itself, its attribute or key ``logits``.
+        forward: how it is asked: a callable ``(model, images) -> output``, or the name of a submodule that takes
+            images; None calls the model. The logits are the output itself, or its attribute or key ``logits``.
         channels_last: whether images and weights are laid out channels-last.
         perturbed: whether weights that are all zero are replaced by noise, to see what the output can depend on at all.
     """
 
     def __init__(
-        self, model: nn.Module, read_logits: ReadLogits | None, *, channels_last: bool, perturbed: bool = False
+        self, model: nn.Module, forward: Forward | None, *, channels_last: bool, perturbed: bool = False
     ) -> None:
         self.model = model
-        self._read = read_logits or _read_logits
+        self._asked = _Asked.of(model, forward)
+        self._answered = False
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._perturbed = perturbed
         self._rounded = True
@@ -54,7 +62,8 @@ class Network:
             Logits ``(n, N)`` in float32 (float64 for a float64 model).
 
         Raises:
-            ValueError: if the output holds no such logits.
+            ForwardError: if the output holds no such logits, or at the first call anything is raised.
+            TargetLayerError: if a hook of ours refuses what a layer returns.
             RuntimeError: if the model was trained on since this network was made.
         """
         self._check_unchanged()
@@ -68,9 +77,9 @@ class Network:
             del self._weights[dtype]
             logits = self._run(images, dtype)
         if not (isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(
-                f"Expected the model to return logits (B, N), but got {shape}. Pass `read_logits=` to read them."
+            raise ForwardError(
+                f"Expected {self._asked.name} to return logits (B, N), but got {_described(logits)}. "
+                f"{self._asked.remedy}"
             )
         return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -95,7 +104,24 @@ class Network:
             # Always a copy: forwards that normalise in place would change the caller's images otherwise.
             images = images.to(_input_dtype(self._weights[dtype]), copy=True, memory_format=self._format)
             with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-                return self._read(self.model(images))
+                logits: Tensor = _logits_of(self._ask(images))
+                return logits
+
+    def _ask(self, images: Tensor) -> Any:
+        """Run the model; what is raised the first time says how the model can be asked otherwise."""
+        if self._answered:
+            return self._asked.run(images)
+        try:
+            output = self._asked.run(images)
+        except (TargetLayerError, torch.OutOfMemoryError):  # of our own hooks; of the machine
+            raise
+        except Exception as error:
+            raise ForwardError(
+                f"Expected {self._asked.name} to take images {tuple(images.shape)}, but it raised "
+                f"{type(error).__name__}: {error}. {self._asked.remedy}"
+            ) from error
+        self._answered = True
+        return output
 
     def _check_unchanged(self) -> None:
         for (slot, parameter), version in zip(self._parameters, self._versions, strict=True):
@@ -167,7 +193,46 @@ def _version(parameter: Tensor) -> tuple[int, int]:
     return 0 if parameter.is_inference() else parameter._version, address  # noqa: SLF001
 
 
-def _read_logits(output: Any) -> Tensor:
-    if isinstance(output, Mapping) and "logits" in output:
-        return output["logits"]  # type: ignore[no-any-return]
+def _logits_of(output: Any) -> Any:
+    """The logits in what a model returned, or all of it where nothing is called so."""
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
     return output if isinstance(output, Tensor) else getattr(output, "logits", output)
+
+
+def _described(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return str(tuple(output.shape))
+    entries = f" with {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+    return type(output).__name__ + entries
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How a model is asked.
+
+    Attributes:
+        run: from images to the output.
+        name: what runs, for messages.
+        model: the model.
+    """
+
+    run: Callable[[Tensor], Any]
+    name: str
+    model: nn.Module
+
+    @classmethod
+    def of(cls, model: nn.Module, forward: Forward | None) -> "_Asked":
+        owner = type(model).__name__
+        if forward is None:
+            return cls(model, f"{owner}.forward", model)
+        if isinstance(forward, str):
+            return cls(resolve_submodule(model, forward, "forward")[1], f"the submodule {forward!r} of {owner}", model)
+        return cls(partial(forward, model), f"`forward=` for {owner}", model)
+
+    @property
+    def remedy(self) -> str:
+        children = [name for name, child in self.model.named_children() if next(child.parameters(), None) is not None]
+        some = ", ".join(map(repr, children[:5]))
+        named = f"the name of a submodule that takes images and returns logits (it has {some}), or " if some else ""
+        return f"Say how it is asked: `forward=` takes {named}a function `(module, images) -> logits`."

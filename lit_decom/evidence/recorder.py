@@ -8,14 +8,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError
 
+from lit_decom.evidence.grids import Layout, grids_seen
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError
-from lit_decom.evidence.network import Network, ReadLogits
+from lit_decom.evidence.network import Forward, ForwardError, Network
+from lit_decom.evidence.outputs import first_tensor
 from lit_decom.evidence.targets import TargetScore
 from lit_decom.functional.base import widened
 
 
 def record(
-    model: nn.Module, layer: TargetLayer, images: Tensor, read: ReadLogits | None, *, perturbed: bool = False
+    model: nn.Module, layer: TargetLayer, images: Tensor, forward: Forward | None, *, perturbed: bool = False
 ) -> tuple[Network, "Recorder", Tensor]:
     """Run a model forward and record what one layer returns.
 
@@ -23,56 +25,58 @@ def record(
         model: the network; inside :func:`observing`.
         layer: the layer.
         images: ``(B, 3, H, W)``.
-        read: reads the logits from the model's output.
+        forward: how the model is asked, as for :class:`Network`.
         perturbed: as for :class:`Network`.
 
     Returns:
         The network as it was run, what recorded, and the logits ``(B, N)`` with the graph from the layer on.
     """
-    network, recorder = Network(model, read, channels_last=True, perturbed=perturbed), Recorder(layer)
+    network, recorder = Network(model, forward, channels_last=True, perturbed=perturbed), Recorder(layer)
     try:
         return network, recorder, recorder.run(network, images)
-    except RuntimeError as error:
+    except ForwardError as error:
         # A forward that calls `.view` on a feature map needs the contiguous layout.
-        if "view" not in str(error):
+        if not (isinstance(error.__cause__, RuntimeError) and "view" in str(error.__cause__)):
             raise
-    network = Network(model, read, channels_last=False, perturbed=perturbed)
+    network = Network(model, forward, channels_last=False, perturbed=perturbed)
     return network, recorder, recorder.run(network, images)
 
 
-def arranged(layer: TargetLayer, network: Network, output: Tensor, images: Tensor) -> Callable[[Tensor], Tensor]:
+def arranged(recorder: "Recorder", network: Network, images: Tensor) -> Callable[[Tensor], Tensor]:
     """Tell how to bring what the layer returned to ``(B, C, h, w)``.
 
     Args:
-        layer: the layer.
+        recorder: what recorded the forward pass.
         network: what ran it.
-        output: what it returned.
         images: the images ``(B, 3, H, W)`` that went in.
 
     Returns:
         The function to be used on the output and on its gradient.
     """
-    batch = len(images)
+    layer, layout, output, batch = recorder.layer, recorder.layout, recorder.leaf, len(images)
     if batch > 1 and output.ndim == 3 and output.shape[:2] == (batch, batch):
         # As many tokens as images: (B, T, C) or (T, B, C)? One image alone tells.
         alone = Recorder(layer)
         alone.run(network, images[:1])
         if alone.leaf.shape[1] == 1:
-            return lambda tokens: layer.to_map(tokens.transpose(0, 1), images)
-    return lambda tokens: layer.to_map(tokens, images)
+            return lambda tokens: layer.to_map(tokens.transpose(0, 1), images, layout)
+    return lambda output: layer.to_map(output, images, layout)
 
 
 class Recorder:
     """A forward hook that cuts the graph at a layer: what follows depends on a leaf, what came before is forgotten.
 
     Args:
-        layer: the layer; :attr:`leaf` is what it returned in the last run.
+        layer: the layer; :attr:`leaf` is what it returned in the last run, and :attr:`layout` what the forward pass had
+            shown of the feature grid by then.
     """
 
     def __init__(self, layer: TargetLayer) -> None:
         self.layer = layer
         self.calls = 0
         self.leaf = torch.empty(0)
+        self.layout: Layout | None = None
+        self._seen: Layout | None = None
 
     def run(self, network: Network, images: Tensor) -> Tensor:
         """Run a network forward, with the hook in place meanwhile.
@@ -89,11 +93,12 @@ class Recorder:
             ValueError: if there are not as many logits as images.
         """
         self.calls = 0
-        handle = self.layer.module.register_forward_hook(self.hook)
-        try:
-            logits = network(images)
-        finally:
-            handle.remove()
+        with grids_seen(network.model) as self._seen:
+            handle = self.layer.module.register_forward_hook(self.hook)
+            try:
+                logits = network(images)
+            finally:
+                handle.remove()
         if self.calls != 1:
             remedy = (
                 "Choose the block around it." if self.calls else "Is it part of the model, and of this forward pass?"
@@ -109,19 +114,16 @@ class Recorder:
     def hook(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         """Put a leaf in the place of what the layer returned."""
         self.calls += 1
-        first = output[0] if isinstance(output, tuple | list) and output else output
-        if not isinstance(first, Tensor):
+        place = first_tensor(output)
+        if place is None:
             raise TargetLayerError(
-                f"Expected `target_layer` {self.layer.name!r} to return a tensor, but got {type(first).__name__}."
+                f"Expected `target_layer` {self.layer.name!r} to return a tensor, but got {type(output).__name__}."
             )
+        self.layout = None if self._seen is None else self._seen.until_now()
         with torch.enable_grad():
             # Clones, since in-place operations may follow, on what went into the layer as on what came out of it.
-            self.leaf = widened(first.detach()).clone().requires_grad_()
-            shown = self.leaf.clone()
-        if first is output:
-            return shown
-        rest = [shown, *output[1:]]
-        return type(output)(*rest) if hasattr(output, "_fields") else type(output)(rest)
+            self.leaf = widened(place.tensor.detach()).clone().requires_grad_()
+            return place.replaced(self.leaf.clone())
 
 
 class _RecordingKept(TorchFunctionMode):

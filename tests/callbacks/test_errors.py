@@ -111,10 +111,14 @@ def labelled(labels):
             r"`n_components` to be between 1 and 12 \(12 channels, 8 x 8 positions\), but got 13",
             id="too many components",
         ),
-        pytest.param({"probe": grey()}, r"images \(4, 1, 32, 32\) to go through Tiny", id="channels, layer named"),
+        pytest.param(
+            {"probe": grey()},
+            r"Tiny.forward to take images \(1, 1, 32, 32\), but it raised RuntimeError: .*Say how",
+            id="channels, layer named",
+        ),
         pytest.param(
             {"probe": grey(), "target_layer": None},
-            r"images \(4, 1, 32, 32\) to go through Tiny",
+            r"Tiny.forward to take images \(1, 1, 32, 32\), but it raised RuntimeError: .*Say how it is",
             id="channels, layer sought",
         ),
         pytest.param(
@@ -142,11 +146,11 @@ def test_what_cannot_work_fails_before_the_first_step(tmp_path, arguments, words
 def test_an_output_without_logits_fails_before_the_first_step_and_can_be_read(tmp_path):
     watch = Watch()
     with pytest.raises(
-        (MisconfigurationException, ValueError), match=r"return logits .*got dict\. Pass `read_logits=`"
+        MisconfigurationException, match=r"return logits .*got dict with scores\. Say how it is asked: `forward=`"
     ):
         fit(tmp_path, watch, callback(), module=tiny(Unreadable))
     assert not watch.stepped
-    run = fit(tmp_path, callback(read_logits=lambda output: output["scores"]), module=tiny(Unreadable))
+    run = fit(tmp_path, callback(forward=lambda module, images: module(images)["scores"]), module=tiny(Unreadable))
     assert run.callback_metrics["decomcam/errors"] == 0
 
 

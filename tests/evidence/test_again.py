@@ -92,7 +92,7 @@ def test_a_callable_gets_the_same_rows():
 def test_the_logits_are_read_as_before(targets):
     network = seeded(Answering(wrap=lambda logits: {"scores": logits}))
     plain = capture(seeded(SmallCNN()), "stage2", noise_images(), targets).again(altered())
-    first = capture(network, "layer", noise_images(), targets, read_logits=lambda output: output["scores"])
+    first = capture(network, "layer", noise_images(), targets, forward=lambda model, images: model(images)["scores"])
     again = first.again(altered())
     assert torch.equal(again.gradients, plain.gradients)
     torch.testing.assert_close(again.relogits(altered()[:, None])[:, 0], again.logits, rtol=1e-5, atol=1e-5)

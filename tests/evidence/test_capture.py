@@ -117,22 +117,22 @@ def test_the_precision_may_be_set_by_either_of_torchs_two_ways():
 
 
 @pytest.mark.parametrize(
-    ("wrap", "read"),
+    ("wrap", "forward"),
     [
         (lambda logits: logits, None),
         (lambda logits: {"loss": None, "logits": logits}, None),
         (lambda logits: SimpleNamespace(logits=logits, loss=None), None),
-        (lambda logits: (None, logits), lambda output: output[1]),
-        (lambda logits: {"scores": logits}, lambda output: output["scores"]),
-        (lambda logits: logits[:, :, None], lambda output: output[..., 0]),
+        (lambda logits: (None, logits), lambda model, images: model(images)[1]),
+        (lambda logits: {"scores": logits}, lambda model, images: model(images)["scores"]),
+        (lambda logits: logits[:, :, None], lambda model, images: model(images)[..., 0]),
     ],
     ids=["tensor", "mapping", "attribute", "tuple", "other key", "other shape"],
 )
-def test_logits_are_found_or_read(wrap, read):
+def test_logits_are_found_or_read(wrap, forward):
     network, images = seeded(Answering(wrap)), noise_images()
-    evidence = capture(network, "stage2", images, TARGETS, read_logits=read)
+    evidence = capture(network, "stage2", images, TARGETS, forward=forward)
     assert_plain(evidence, seeded(SmallCNN()), "stage2", images)
-    assert find_target_layer(network, images=images, read_logits=read).name == "layer"
+    assert find_target_layer(network, images=images, forward=forward).name == "layer"
     again = evidence.relogits(images[:, None])
     torch.testing.assert_close(again[:, 0], evidence.logits, rtol=1e-5, atol=1e-6)
 
@@ -149,7 +149,7 @@ def test_logits_are_found_or_read(wrap, read):
 )
 def test_an_answer_without_logits_is_refused_with_the_remedy(wrap, got):
     with pytest.raises(
-        ValueError, match=rf"Expected the model to return logits \(B, N\), but got {got}.*`read_logits=`"
+        ValueError, match=rf"Expected Answering\.forward to return logits \(B, N\), but got {got}.*`forward=`"
     ):
         capture(seeded(Answering(wrap)), "stage2", noise_images(), 0)
 
@@ -275,8 +275,8 @@ def test_a_layer_of_another_network_is_refused():
 
 
 def test_a_layer_that_returns_no_tensor_is_refused():
-    network = seeded(Answering(wrap_layer=lambda features: {0: features}))
-    with pytest.raises(TargetLayerError, match=r"'layer' to return a tensor, but got dict"):
+    network = seeded(Answering(wrap_layer=lambda features: frozenset([features])))
+    with pytest.raises(TargetLayerError, match=r"'layer' to return a tensor, but got frozenset"):
         capture(network, "layer", noise_images(), 0)
 
 

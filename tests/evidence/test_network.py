@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lit_decom import DecomCAM, capture, find_target_layer, observing
+from lit_decom.evidence import ForwardError
 from lit_decom.evidence.network import Network
 from lit_decom.evidence.substitution import slots, substituted
 from tests.helpers.modules import SHARING, Spots, tiny
@@ -70,7 +71,7 @@ def test_a_forward_that_fails_leaves_the_same_objects(network_class):
     before = places(network)
     handle = network.head.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(OSError("broken")))
     for _ in range(2):
-        with pytest.raises(OSError, match="broken"):
+        with pytest.raises(ForwardError, match="broken"):
             capture(network, layer, images, 0)
     handle.remove()
     assert_same_places(network, before)
