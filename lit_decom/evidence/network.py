@@ -118,7 +118,7 @@ class Network:
         except Exception as error:
             raise ForwardError(
                 f"Expected {self._asked.name} to take images {tuple(images.shape)}, but it raised "
-                f"{type(error).__name__}: {error}. {self._asked.remedy}"
+                f"{type(error).__name__}: {str(error).rstrip('.')}. {self._asked.remedy}"
             ) from error
         self._answered = True
         return output
