@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import WandbLogger
@@ -17,6 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lit_decom import DecomCAMCallback
 from lit_decom.cli import main
 from lit_decom.fitting import print_outcome
+from lit_decom.records import RunDirectory
 
 ROOT = Path(__file__).parents[1]
 QUICK = [
@@ -70,6 +72,25 @@ def test_the_quickstart_runs_keeps_its_composed_config_and_says_where_things_are
     printed = capsys.readouterr().out.replace("\n", "")
     assert directory.name in printed
     assert (directory / "report.html").exists()
+
+
+def doubled(task, images):
+    return {"logits": 2 * task.model(images)}
+
+
+@pytest.mark.slow
+def test_how_the_module_is_asked_is_the_name_of_a_submodule_or_a_function(run, tmp_path, monkeypatch):
+    logits = []
+    for forward in ("model", "tests.test_cli.doubled"):
+        (tmp_path / forward).mkdir()
+        monkeypatch.chdir(tmp_path / forward)
+        words = [f"--callback.forward={forward}", "--callback.dirpath=maps"]
+        run(*quickstart("--trainer.logger=false", "--callback.scores.metrics=[]", *words))
+        config = yaml.safe_load(Path("maps/config.yaml").read_text())
+        assert config["callback"]["forward"] == forward
+        (record,) = RunDirectory(Path("maps")).records()
+        logits.append(record.logits)
+    assert torch.equal(2 * logits[0], logits[1])
 
 
 def test_validate_prints_scores_beside_chance_and_writes_them(tmp_path):
