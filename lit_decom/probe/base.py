@@ -1,0 +1,204 @@
+"""The probe: a fixed labelled set of images that is explained again and again."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from lit_decom.probe.batches import Unpack, plain, xyxy
+from lit_decom.probe.reading import read_dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A fixed labelled set of images, as the network sees them, with what is known about where things are.
+
+    Attributes:
+        images: ``(n, C, H, W)``, normalised as for the network.
+        labels: ``(n,)`` class indices.
+        ids: one name per image; the dataset's index where it comes from a dataset.
+        masks: object masks ``(n, H, W)`` bool.
+        boxes: boxes ``(m, 4)`` per image, as x1, y1, x2, y2 in pixels.
+        parts: part masks ``(n, R, H, W)`` bool.
+        part_names: ``R`` names.
+        class_names: ``N`` names.
+        mean: normalisation ``(C,)`` of the images, where known.
+        std: normalisation ``(C,)`` of the images, where known.
+
+    Raises:
+        ValueError: if the probe is empty or its parts do not fit together.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: tuple[str, ...] = ()
+    masks: Tensor | None = None
+    boxes: tuple[Tensor, ...] | None = None
+    parts: Tensor | None = None
+    part_names: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or len(self.images) == 0:
+            raise ValueError(f"Expected `images` to be (n, C, H, W) with n >= 1, but got {tuple(self.images.shape)}.")
+        if not self.images.is_floating_point():
+            raise ValueError(
+                f"Expected `images` as the network sees them, floating point, but got {self.images.dtype}."
+            )
+        n = len(self.images)
+        if self.labels.shape != (n,) or self.labels.is_floating_point():
+            raise ValueError(
+                f"Expected `labels` to be ({n},) class indices, but got {tuple(self.labels.shape)} {self.labels.dtype}."
+            )
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(str(index) for index in range(n)))
+        if len(self.ids) != n or len(set(self.ids)) != n:
+            raise ValueError(f"Expected `ids` to be {n} different names, but got {len(set(self.ids))}.")
+        self._check_regions()
+        if self.class_names is not None and self.labels.max() >= len(self.class_names):
+            raise ValueError(
+                f"Expected `labels` below {len(self.class_names)}, one of `class_names` each, "
+                f"but got {int(self.labels.max())}."
+            )
+
+    def _check_regions(self) -> None:
+        n, channels, height, width = self.images.shape
+        regions = self.parts.shape[1] if self.parts is not None and self.parts.ndim == 4 else 0
+        named = regions if self.part_names is None else len(self.part_names)
+        expected = {
+            "masks": (n, height, width),
+            "parts": (n, named, height, width),
+            "mean": (channels,),
+            "std": (channels,),
+        }
+        for name, shape in expected.items():
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"Expected `{name}` to be {shape}, but got {tuple(value.shape)}.")
+        if self.boxes is not None and (len(self.boxes) != n or any(box.shape[1:] != (4,) for box in self.boxes)):
+            shapes = [tuple(box.shape) for box in self.boxes]
+            raise ValueError(f"Expected `boxes` to be {n} tensors (m, 4), but got {len(shapes)}: {shapes}.")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def from_tensors(cls, images: Tensor, labels: Tensor, **known: Any) -> "Probe":
+        """Make a probe of tensors.
+
+        Args:
+            images: ``(n, C, H, W)``, as the network shall see them.
+            labels: ``(n,)`` class indices.
+            **known: any other attribute of the class.
+
+        Returns:
+            The probe, with copies of the tensors on the CPU.
+        """
+        for name, dtype in {"masks": torch.bool, "parts": torch.bool, "mean": torch.float, "std": torch.float}.items():
+            if known.get(name) is not None:
+                known[name] = plain(known[name]).to(dtype).clone()
+        for name in ("ids", "part_names", "class_names"):
+            if known.get(name) is not None:
+                known[name] = tuple(str(entry) for entry in known[name])
+        if known.get("boxes") is not None:
+            known["boxes"] = tuple(plain(xyxy(box)).float().reshape(-1, 4) for box in known["boxes"])
+        labels = plain(labels)
+        labels = labels if labels.is_floating_point() else labels.long()
+        return cls(plain(images).clone(), labels.clone(), **known)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset[Any],
+        n: int = 64,
+        seed: int = 0,
+        balance: Literal["class", "none"] = "class",
+        *,
+        unpack: Unpack | None = None,
+        collate_fn: Callable[[list[Any]], Any] = default_collate,
+        transfer: Callable[[Any], Any] | None = None,
+        **known: Any,
+    ) -> "Probe":
+        """Choose images of a dataset, by index, and read them once.
+
+        No loader is iterated and no global random state is drawn from. Every sample goes through ``collate_fn`` and
+        ``transfer`` as a batch of one, so that the network sees what it sees in training.
+
+        Args:
+            dataset: map-style; its samples are ``(image, label)``, ``(image, {"label", "masks", "boxes", "parts"})``,
+                a mapping with the keys ``image`` and ``label``, or whatever ``unpack`` understands.
+            n: how many images; fewer if the dataset has fewer.
+            seed: of the choice, and of whatever the transforms draw while they are read.
+            balance: ``"class"`` takes as many of each class as there are to have, ``"none"`` takes any.
+            unpack: from a batch of one to image ``(1, C, H, W)`` and label or mapping.
+            collate_fn: the loader's.
+            transfer: the module's batch-transfer hooks.
+            **known: any other attribute of the class, such as ``class_names``, ``mean`` and ``std``.
+
+        Returns:
+            The probe.
+
+        Raises:
+            TypeError: if the dataset cannot be read by index.
+            ValueError: if it is empty, or a sample is not understood.
+        """
+        found = read_dataset(dataset, n, seed, balance, unpack=unpack, collate_fn=collate_fn, transfer=transfer)
+        return cls.from_tensors(**(found | known))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that was read: images, labels, ids, masks, boxes and parts."""
+        total = hashlib.sha256()
+        for tensor in (self.images, self.labels, self.masks, self.parts, *(self.boxes or ())):
+            if tensor is not None:
+                total.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+                total.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        total.update(repr(self.ids).encode())
+        return total.hexdigest()
+
+    def class_name(self, index: int) -> str:
+        """Name a class, by its number where no name is known."""
+        names = self.class_names
+        return names[index] if names is not None and 0 <= index < len(names) else str(index)
+
+    def batches(self, size: int) -> Iterator["Probe"]:
+        """Cut the probe into consecutive pieces of ``size`` images, the last one smaller."""
+        if size < 1:
+            raise ValueError(f"Expected `size` to be at least 1, but got {size}.")
+        for start in range(0, len(self), size):
+            yield self.select(range(start, min(start + size, len(self))))
+
+    def shard(self, rank: int, world: int) -> "Probe | None":
+        """Take the images that process ``rank`` of ``world`` explains: every ``world``-th; None if there is none."""
+        rows = range(rank, len(self), world)
+        return self.select(rows) if rows else None
+
+    def select(self, rows: Sequence[int]) -> "Probe":
+        """Take some images, in the order given."""
+        index = torch.as_tensor(list(rows), dtype=torch.long, device=self.images.device)
+        taken: dict[str, Any] = {
+            "ids": tuple(self.ids[row] for row in rows),
+            "boxes": None if self.boxes is None else tuple(self.boxes[row] for row in rows),
+        }
+        for name in ("images", "labels", "masks", "parts"):
+            value = getattr(self, name)
+            taken[name] = None if value is None else value[index]
+        return replace(self, **taken)
+
+    def to(self, device: torch.device) -> "Probe":
+        """Move every tensor to a device."""
+        moved = {entry.name: _moved(getattr(self, entry.name), device) for entry in fields(self)}
+        return Probe(**moved)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_moved(entry, device) for entry in value)
+    return value.to(device) if isinstance(value, Tensor) else value
