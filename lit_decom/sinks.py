@@ -1,9 +1,9 @@
 """Pictures, tables and settings into the user's own loggers. Scalars need no sink: Lightning carries them."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, singledispatch
+from functools import cached_property, singledispatch, update_wrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
+from lit_decom.lightning_roots import twin_of
 from lit_decom.render import contribution_curves
 
 _QUALITY = 88  # of 95: the text in a picture stays readable
@@ -37,7 +38,33 @@ class Picture:
         return content.getvalue()
 
 
-@singledispatch
+class Sink:
+    """A function of a logger and more, with a version of its own for every kind of logger that needs one.
+
+    As :func:`functools.singledispatch`, but a logger of ``pytorch_lightning`` gets the version of its twin.
+
+    Args:
+        default: for every other logger.
+    """
+
+    def __init__(self, default: Callable[..., None]) -> None:
+        self._versions = singledispatch(default)
+        update_wrapper(self, default)
+
+    def __call__(self, logger: Logger, *arguments: Any, **named: Any) -> None:
+        """Call the version for a logger."""
+        self._versions.dispatch(twin_of(type(logger)))(logger, *arguments, **named)
+
+    def register(self, version: Callable[..., None]) -> Callable[..., None]:
+        """Take a function whose first parameter names a kind of logger as the version for it."""
+        return self._versions.register(version)
+
+    def has_version_for(self, logger: Logger) -> bool:
+        """Tell whether a logger has a version of its own."""
+        return self._versions.dispatch(twin_of(type(logger))) is not self._versions.dispatch(object)
+
+
+@Sink
 def log_picture(logger: Logger, key: str, picture: Picture, step: int) -> None:
     """Send a picture to a logger; one that has no word for pictures gets none, see :func:`takes_pictures`.
 
@@ -89,10 +116,10 @@ def _(logger: CometLogger, key: str, picture: Picture, step: int) -> None:
 
 def takes_pictures(logger: Logger) -> bool:
     """Tell whether a logger has a word for pictures, or is known to have none."""
-    return log_picture.dispatch(type(logger)) is not log_picture.dispatch(object)
+    return log_picture.has_version_for(logger)
 
 
-@singledispatch
+@Sink
 def log_curves(
     logger: Logger, key: str, steps: Sequence[int], series: Mapping[str, Sequence[float]], title: str
 ) -> None:
@@ -124,7 +151,7 @@ def _(
     logger.experiment.add_figure(key, contribution_curves(steps, series, title=title), steps[-1])
 
 
-@singledispatch
+@Sink
 def log_table(logger: Logger, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Send a table to a logger; one that has no word for tables gets none.
 
@@ -146,7 +173,7 @@ def _(logger: WandbLogger, key: str, columns: Sequence[str], rows: Sequence[Sequ
     logger.log_table(key, columns=list(columns), data=[[cell(value) for value in row] for row in rows])
 
 
-@singledispatch
+@Sink
 def log_files(logger: Logger, name: str, files: Sequence[Path], metadata: Mapping[str, Any]) -> None:
     """Send a version of a set of files to a logger; one that keeps no files by version gets none.
 
@@ -169,7 +196,7 @@ def _(logger: WandbLogger, name: str, files: Sequence[Path], metadata: Mapping[s
     run.log_artifact(artifact)
 
 
-@singledispatch
+@Sink
 def log_settings(logger: Logger, name: str, settings: Mapping[str, Any]) -> None:
     """Give a logger a run's settings among its hyperparameters.
 
@@ -188,7 +215,7 @@ def _(logger: TensorBoardLogger, name: str, settings: Mapping[str, Any]) -> None
     logger.experiment.add_text(f"{name}/settings", "\n".join(f"    {line}" for line in text.splitlines()))
 
 
-@singledispatch
+@Sink
 def describe_metrics(logger: Logger, directions: Mapping[str, bool | None]) -> None:
     """Tell a logger which value of a run stands for it, where it can tell.
 

@@ -12,7 +12,7 @@ import lit_decom
 ROOT = Path(lit_decom.__file__).parent
 # Each floor holds packages and single modules. They may import what is below them, and a package's modules one another.
 FLOORS = (
-    {"functional", "isolation", "keys", "process", "progress"},
+    {"functional", "isolation", "keys", "lightning_roots", "process", "progress"},
     {"models", "probe", "render", "scores"},
     {"evidence"},
     {"methods", "metrics"},

@@ -273,10 +273,17 @@ def test_given_names_go_before_the_datasets():
     assert Probe.from_dataset(WithRegions(), 3, class_names=("x", "y", "z")).class_names == ("x", "y", "z")
 
 
-def test_names_of_a_dataset_that_do_not_reach_its_labels_are_left_out():
+def test_names_that_do_not_reach_the_labels_are_followed_by_numbers():
     dataset = Labelled()
     dataset.classes = ("a", "b")
-    assert Probe.from_dataset(dataset, 6).class_names is None
+    with pytest.warns(UserWarning, match="2 `class_names`, but a label of 2"):
+        probe = Probe.from_dataset(dataset, 6)
+    assert probe.class_names == ("a", "b", "2")
+    images, labels = tensors()
+    with pytest.warns(UserWarning, match="1 `class_names`, but a label of 2"):
+        probe = Probe.from_tensors(images, labels, class_names=["a"])
+    # Said once, and not of every piece.
+    assert [piece.class_names for piece in probe.batches(2)] == [("a", "1", "2")] * 3
 
 
 def test_object_masks_of_one_image_are_united():
@@ -311,8 +318,8 @@ def test_what_only_some_images_have_is_left_out():
     ("sample", "message"),
     [
         (IMAGE, r"a sample to be \(image, label\) .* but got Tensor\. Pass `unpack=`"),
-        ({"pixels": IMAGE, "y": 1}, r"but got dict with the keys \['pixels', 'y'\]\. Pass `unpack=`"),
-        ((IMAGE, {"target": 1}), r"target to have the key 'label', but got \['target'\]"),
+        ({"pixels": IMAGE, "kind": 1}, r"but got dict with the keys \['kind', 'pixels'\]\. Pass `unpack=`"),
+        ((IMAGE, {"kind": 1}), r"target to have the key 'label', but got \['kind'\]"),
         (("photo.png", 1), r"a sample's image to be \(C, H, W\), but got tuple"),
         ((torch.ones(SIDE, SIDE, 3, 1, 1), 1), r"image to be \(C, H, W\), but got \(1, 6, 6, 3, 1, 1\)"),
         ((IMAGE, torch.tensor([0.0, 1.0])), r"label to be one class index, but got \(1, 2\) torch\.float32"),
@@ -394,7 +401,6 @@ def test_lists_arrays_and_other_number_types_are_taken():
         ({"boxes": [torch.zeros(1, 4)] * 4}, r"`boxes` to be 5 tensors \(m, 4\), but got 4"),
         ({"mean": [0.5]}, r"`mean` to be \(3,\), but got \(1,\)"),
         ({"std": [1.0] * 4}, r"`std` to be \(3,\), but got \(4,\)"),
-        ({"class_names": ("a", "b")}, r"`labels` below 2, one of `class_names` each, but got 2"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes, message):

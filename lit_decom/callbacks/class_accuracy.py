@@ -25,7 +25,8 @@ class ClassAccuracy:
         images, labels = images_and_labels(batch, unpack)
         with observing(model), torch.no_grad():
             logits = Network(model, forward, channels_last=False)(images)
-        n_classes = logits.shape[1]
+        n_classes, labelled = logits.shape[1], labels >= 0
+        logits, labels = logits[labelled], labels[labelled]
         right = (logits.argmax(dim=1) == labels).float()
         counts = torch.stack(
             [torch.bincount(labels, right, n_classes), torch.bincount(labels, minlength=n_classes).float()]

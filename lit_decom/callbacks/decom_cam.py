@@ -16,7 +16,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_decom import keys
+from lit_decom.callbacks.agreement import contradiction
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
+from lit_decom.callbacks.eight_bit import EightBit
 from lit_decom.callbacks.options import Execution, Log
 from lit_decom.callbacks.pictures import peaks_of
 from lit_decom.callbacks.reporting import Reporter, class_gains, predictions_of
@@ -30,11 +32,11 @@ from lit_decom.callbacks.trainer_access import (
     logged_step,
     module_values,
     progress,
-    read_probe,
     refuse_sharded,
     run_directory,
     this_process,
 )
+from lit_decom.callbacks.trainer_data import read_probe
 from lit_decom.components import Components
 from lit_decom.evidence import Forward, resolve_layer
 from lit_decom.explainer import Explainer, TargetPolicy
@@ -138,6 +140,8 @@ class DecomCAMCallback(pl.Callback):
         self._history: list[dict[str, float]] = []
         self._warned: set[object] = set()
         self._class_accuracy = ClassAccuracy()
+        self._eight_bit = EightBit()
+        self._probe_loader = 0
         self._described: set[str] = set()
         self._filter = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix, self.log_options.most)
         self._predictions: list[dict[str, Any]] = []
@@ -261,10 +265,12 @@ class DecomCAMCallback(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        counting = self.scoring.needs_class_accuracy and dataloader_idx == 0 and not trainer.sanity_checking
+        of_probe = dataloader_idx == self._probe_loader
+        counting = self.scoring.needs_class_accuracy and of_probe and not trainer.sanity_checking
         if counting and self._is_due(trainer):
             with self._forgiving("count right and wrong answers"):
-                self._class_accuracy.count(pl_module, batch, self.run.unpack, self.explainer.forward)
+                unpack = self._eight_bit.unpacking(pl_module, self.run.unpack)
+                self._class_accuracy.count(pl_module, batch, unpack, self.explainer.forward)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
@@ -278,7 +284,14 @@ class DecomCAMCallback(pl.Callback):
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the probe, find the layer and explain one image, so that what cannot work fails now."""
         if not self._given_probe:
-            self.probe = read_probe(trainer, pl_module, self._probe_size, self.run.seed, self.run.unpack)
+            self.probe, self._probe_loader = read_probe(
+                trainer,
+                pl_module,
+                self._probe_size,
+                self.run.seed,
+                unpack=self.run.unpack,
+                eight_bit=self._eight_bit,
+            )
         probe = self._known_probe()
         if trainer.state.fn == "fit":
             self._refuse_changed_probe(probe)
@@ -402,12 +415,20 @@ class DecomCAMCallback(pl.Callback):
             self._warn_once(("metric", name), f"left the metric {name!r} out of a snapshot: {why}")
         numbers = dict(snapshot.numbers) | {keys.dropped_key(name): float(n) for name, n in self._dropped.items()}
         numbers |= class_gains(snapshot, self._known_probe().class_names)
+        self._warn_of_contradiction(trainer, snapshot)
         if self._report_seconds is not None:
             numbers[keys.seconds_key("report")] = self._report_seconds
         if trainer.state.fn == "fit":
             self._history.append({"step": snapshot.step, "epoch": snapshot.epoch} | numbers)
             self._predictions.append(predictions_of(snapshot))
         return numbers
+
+    def _warn_of_contradiction(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
+        """Warn once where the probe was not read as the module reads its batches; a part of the data proves nothing."""
+        whole = trainer.limit_val_batches == 1.0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        found = contradiction(snapshot.labels, snapshot.logits, snapshot.module_values) if whole else None
+        if found is not None:
+            self._warn_once("contradiction", f"explains what may not be what the module sees: {found}.")
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, numbers: dict[str, float], step: int) -> None:
         monitors = Monitors(trainer, self.prefix)

@@ -1,4 +1,4 @@
-"""What the callback must ask of a Trainer: data, steps, directories, a progress bar; all of Lightning's privates."""
+"""What the callback must ask of a Trainer beside its data: steps, directories, monitors, a progress bar."""
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +15,9 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.trainer.states import RunningStage
-from torch.utils.data import DataLoader, default_collate
 
 from lit_decom import keys
-from lit_decom.evidence import observing
-from lit_decom.isolation import isolated_random_state
-from lit_decom.probe import Probe, Unpack
+from lit_decom.lightning_roots import is_a
 from lit_decom.process import Process
 
 
@@ -31,7 +27,7 @@ def refuse_sharded(trainer: pl.Trainer) -> None:
     Raises:
         MisconfigurationException: naming the strategy.
     """
-    if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+    if any(is_a(trainer.strategy, kind) for kind in (FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy)):
         raise MisconfigurationException(
             f"Expected a strategy that keeps the whole network in each process, but got "
             f"{type(trainer.strategy).__name__}: explanations of sharded networks are not supported."
@@ -41,70 +37,6 @@ def refuse_sharded(trainer: pl.Trainer) -> None:
 def has_validation(trainer: pl.Trainer) -> bool:
     """Whether a validation loop runs during ``fit``."""
     return bool(trainer.enable_validation)
-
-
-def read_probe(trainer: pl.Trainer, pl_module: pl.LightningModule, n: int, seed: int, unpack: Unpack | None) -> Probe:
-    """Choose a probe from the data that the Trainer runs on: validation or test data, else training data.
-
-    Raises:
-        MisconfigurationException: if the data cannot be read by index.
-    """
-    loader = _loader(trainer)
-    dataset = getattr(loader, "dataset", loader)
-    known = {
-        name: value
-        for source in (dataset, getattr(trainer, "datamodule", None))
-        for name in ("class_names", "part_names", "mean", "std")
-        if (value := getattr(source, name, None)) is not None
-    }
-
-    def transfer(batch: Any) -> Any:
-        return trainer.strategy.batch_to_device(batch, pl_module.device, dataloader_idx=0)
-
-    try:
-        with _as_in_validation(trainer, pl_module):
-            return Probe.from_dataset(
-                dataset,
-                n,
-                seed,
-                unpack=unpack,
-                collate_fn=getattr(loader, "collate_fn", None) or default_collate,
-                transfer=transfer,
-                **known,
-            )
-    except (TypeError, ValueError) as error:
-        raise MisconfigurationException(
-            f"No probe could be read from {type(dataset).__name__}: {error} Or pass `probe=Probe.from_tensors(...)`."
-        ) from error
-
-
-@contextmanager
-def _as_in_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-    """Let batch-transfer hooks that augment while the Trainer or the module is training see that they are not."""
-    stage = trainer.state.stage
-    try:
-        if trainer.training:
-            trainer.state.stage = RunningStage.VALIDATING
-        with observing(pl_module), torch.no_grad():
-            yield
-    finally:
-        trainer.state.stage = stage
-
-
-def _loader(trainer: pl.Trainer) -> Any:
-    if trainer.testing:
-        found = trainer.test_dataloaders
-    elif trainer.validating or trainer.sanity_checking or has_validation(trainer):
-        found = trainer.val_dataloaders
-        if found is None:
-            # No validation in the first epoch: Lightning has not asked for the loader yet.
-            with isolated_random_state():
-                found = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()  # noqa: SLF001
-    else:
-        found = trainer.train_dataloader
-    while isinstance(found, list | tuple | dict) and not isinstance(found, DataLoader):
-        found = next(iter(found.values())) if isinstance(found, dict) else found[0]
-    return found
 
 
 def logged_step(trainer: pl.Trainer, *, after_training_epoch: bool) -> int:
@@ -123,7 +55,7 @@ def step_of_checkpoint(checkpoint: Mapping[str, Any]) -> int:
 def run_directory(trainer: pl.Trainer, prefix: str) -> Path:
     """The run's own directory: ``<save_dir>/<name>/<version or run id>/<prefix>``, or one named by the time."""
     for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
+        if is_a(logger, WandbLogger):
             # The run has no id before its experiment is made.
             version = logger.experiment.id
         else:
@@ -172,7 +104,7 @@ class Monitors:
             MisconfigurationException: with the remedy.
         """
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if not (isinstance(callback, EarlyStopping) and callback.check_finite and callback.monitor):
+            if not (is_a(callback, EarlyStopping) and callback.check_finite and callback.monitor):
                 continue
             key = keys.without_prefix(self.prefix, callback.monitor)
             if key is not None and not (every_epoch and keys.is_always_there(key, always_there)):
@@ -251,7 +183,7 @@ def checkpoints_of(trainer: pl.Trainer) -> list[dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint):
+        if is_a(callback, ModelCheckpoint):
             scores = {path: float(score) for path, score in callback.best_k_models.items()}
             for path in filter(None, {callback.best_model_path, callback.last_model_path, *scores}):
                 kept = {"monitor": callback.monitor, "score": scores[path]} if path in scores else {}
@@ -300,7 +232,7 @@ def _as_it_lies(path: str | Path) -> Any:
 def progress(trainer: pl.Trainer, total: int, description: str) -> Iterator[Callable[[int], None]]:
     """Show a bar beside the Trainer's own, where it shows one; yields what moves it by a number of images."""
     bar = trainer.progress_bar_callback
-    if isinstance(bar, RichProgressBar) and bar.progress is not None and bar.is_enabled:
+    if is_a(bar, RichProgressBar) and bar.progress is not None and bar.is_enabled:
         lines = bar.progress
         task = next((task.id for task in lines.tasks if task.description == description), None)
         task = lines.add_task(description, visible=False) if task is None else task
@@ -310,7 +242,7 @@ def progress(trainer: pl.Trainer, total: int, description: str) -> Iterator[Call
         finally:
             # Hidden and not removed: Lightning 2.5 finds its own tasks by their place in the list.
             lines.update(task, visible=False)
-    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+    elif is_a(bar, TQDMProgressBar) and bar.is_enabled:
         with Tqdm(total=total, desc=description, leave=False, position=2, unit="image") as line:
 
             def advance(images: int) -> None:

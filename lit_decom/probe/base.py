@@ -1,6 +1,7 @@
 """The probe: a fixed labelled set of images that is explained again and again."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from lit_decom.probe.batches import Unpack, plain, xyxy
-from lit_decom.probe.reading import read_dataset
+from lit_decom.probe.reading import read_dataset, read_loader
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Probe:
         boxes: boxes ``(m, 4)`` per image, as x1, y1, x2, y2 in pixels.
         parts: part masks ``(n, R, H, W)`` bool.
         part_names: ``R`` names.
-        class_names: ``N`` names.
+        class_names: ``N`` names; classes beyond those that are given are called by their number.
         mean: normalisation ``(C,)`` of the images, where known.
         std: normalisation ``(C,)`` of the images, where known.
 
@@ -62,11 +63,8 @@ class Probe:
         if len(self.ids) != n or len(set(self.ids)) != n:
             raise ValueError(f"Expected `ids` to be {n} different names, but got {len(set(self.ids))}.")
         self._check_regions()
-        if self.class_names is not None and self.labels.max() >= len(self.class_names):
-            raise ValueError(
-                f"Expected `labels` below {len(self.class_names)}, one of `class_names` each, "
-                f"but got {int(self.labels.max())}."
-            )
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", _names_up_to(int(self.labels.max()), self.class_names))
 
     def _check_regions(self) -> None:
         n, channels, height, width = self.images.shape
@@ -132,8 +130,10 @@ class Probe:
         ``transfer`` as a batch of one, so that the network sees what it sees in training.
 
         Args:
-            dataset: map-style; its samples are ``(image, label)``, ``(image, {"label", "masks", "boxes", "parts"})``,
-                a mapping with the keys ``image`` and ``label``, or whatever ``unpack`` understands.
+            dataset: map-style; its samples are ``(image, label)`` in any order and with whatever else,
+                ``(image, {"label", "masks", "boxes", "parts"})``, a mapping, dataclass or named tuple with the usual
+                names (``image`` or ``pixel_values``, ``label`` or ``labels``, ...), or whatever ``unpack`` understands.
+                What has a negative label is left out.
             n: how many images; fewer if the dataset has fewer.
             seed: of the choice, and of whatever the transforms draw while they are read.
             balance: ``"class"`` takes as many of each class as there are to have, ``"none"`` takes any.
@@ -150,6 +150,45 @@ class Probe:
             ValueError: if it is empty, or a sample is not understood.
         """
         found = read_dataset(dataset, n, seed, balance, unpack=unpack, collate_fn=collate_fn, transfer=transfer)
+        return cls.from_tensors(**(found | known))
+
+    @classmethod
+    def from_loader(
+        cls,
+        loader: Any,
+        n: int = 64,
+        seed: int = 0,
+        balance: Literal["class", "none"] = "class",
+        *,
+        unpack: Unpack | None = None,
+        transfer: Callable[[Any], Any] | None = None,
+        **known: Any,
+    ) -> "Probe":
+        """Choose among the images that a loader reads.
+
+        A ``DataLoader`` over a map-style dataset is read by index as in :meth:`from_dataset`, but only what its sampler
+        or batch sampler gives. Of any other pipeline (an iterable dataset, ``batch_size=None``, a loader of another
+        library) the first batches are read, in this process and without workers where it is torch's, and the choice is
+        made among some images per image wanted, which a warning says. No global random state is drawn from, samplers
+        are copied, and generators that loader and dataset hold are put back.
+
+        Args:
+            loader: anything that gives batches again and again.
+            n: how many images; fewer if it gives fewer.
+            seed: as in :meth:`from_dataset`.
+            balance: as in :meth:`from_dataset`.
+            unpack: from a batch to images ``(B, C, H, W)`` and labels or mapping.
+            transfer: the module's batch-transfer hooks.
+            **known: any other attribute of the class, such as ``class_names``, ``mean`` and ``std``.
+
+        Returns:
+            The probe.
+
+        Raises:
+            TypeError: if the loader can be iterated only once, or not at all.
+            ValueError: if it gives no labelled images, or a batch is not understood.
+        """
+        found = read_loader(loader, n, seed, balance, unpack=unpack, transfer=transfer)
         return cls.from_tensors(**(found | known))
 
     @cached_property
@@ -202,3 +241,14 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple):
         return tuple(_moved(entry, device) for entry in value)
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _names_up_to(label: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of all classes up to the largest label; a warning says that some were missing."""
+    if label < len(names):
+        return names
+    warnings.warn(
+        f"There are {len(names)} `class_names`, but a label of {label}: the other classes are called by their number.",
+        stacklevel=4,
+    )
+    return (*names, *map(str, range(len(names), label + 1)))

@@ -1,12 +1,59 @@
 """Finding images and labels in whatever a loader gives."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Unpack = Callable[[Any], tuple[Tensor, Any]]
+Sample = tuple[Tensor, dict[str, Any]]
+
+# As torchgeo, Hugging Face, MONAI, fastai and most tutorials call them; of several the first one counts.
+_IMAGE_KEYS = ("image", "images", "pixel_values", "img", "imgs", "inputs", "input", "x", "data")
+_LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "class_idx")
+
+
+class NoImagesError(ValueError):
+    """A batch, or a loader, in which nothing looks like an image."""
+
+
+def images_and_target(batch: Any) -> tuple[Tensor, Any]:
+    """Find the images of a batch and what stands for their labels.
+
+    Named entries (of a mapping, a dataclass or a named tuple) are found by the usual names. Of other entries, in
+    whatever order, the first floating tensor with four dimensions is the images (else the first of uint8, else with
+    three dimensions, a single image); the label is the first mapping that has one or, without any, the first whole
+    numbers of which there is one per image.
+
+    Args:
+        batch: as the loader gives it.
+
+    Returns:
+        Images ``(B, C, H, W)``, or one of them ``(C, H, W)``; and labels, or a mapping with ``label`` that may have
+        ``masks``, ``boxes`` and ``parts``.
+
+    Raises:
+        NoImagesError: if there is no image.
+        ValueError: if nothing can be the label.
+    """
+    named = _named(batch)
+    if named is not None:
+        image = next((named[key] for key in _IMAGE_KEYS if _is_image(named.get(key))), None)
+        image = _first_image(list(named.values())) if image is None else image
+        target = _with_label(named)
+        if image is not None and target is not None:
+            return image, _with_masks(target, image)
+    entries = _in_order(batch, named)
+    if len(entries) < 2:
+        raise _not_understood(batch, named)
+    image = _first_image(entries)
+    if image is None:
+        raise _no_image(entries[0])
+    return image, _target_among([entry for entry in entries if entry is not image], image)
 
 
 def images_and_labels(batch: Any, unpack: Unpack | None = None) -> tuple[Tensor, Tensor]:
@@ -15,26 +62,59 @@ def images_and_labels(batch: Any, unpack: Unpack | None = None) -> tuple[Tensor,
     Raises:
         ValueError: if the batch is not understood.
     """
-    images, target = _parts_of(batch) if unpack is None else unpack(batch)
+    images, target = images_and_target(batch) if unpack is None else unpack(batch)
     return images, target["label"] if isinstance(target, Mapping) else target
 
 
-def unpacked(batch: Any, unpack: Unpack | None) -> tuple[Tensor, dict[str, Any]]:
-    """Image ``(1, C, H, W)`` and target of one sample, the target's entries without the batch dimension."""
-    image, target = _parts_of(batch) if unpack is None else unpack(batch)
-    if not isinstance(image, Tensor) or image.ndim not in {3, 4} or image.shape[:-3] not in {(), (1,)}:
-        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise ValueError(f"Expected a sample's image to be (C, H, W), but got {got}. Pass `unpack=` to find it.")
-    image = plain(image)
-    image = image[None] if image.ndim == 3 else image
-    if isinstance(target, Mapping) and "label" not in target:
+def samples_of(batch: Any, unpack: Unpack | None, *, alone: bool = False) -> list[Sample]:
+    """Cut a batch into samples: an image ``(1, C, H, W)`` and its target each, without the batch dimension.
+
+    Args:
+        batch: as the loader, and the module's hooks, give it.
+        unpack: finds images and target in it; None looks for them.
+        alone: whether the batch was made of a single sample.
+
+    Raises:
+        NoImagesError: if there is no image.
+        ValueError: if the batch is not understood.
+    """
+    images, target = images_and_target(batch) if unpack is None else unpack(batch)
+    is_tensor = isinstance(images, Tensor) and images.ndim in {3, 4}
+    if not is_tensor or (alone and images.shape[:-3] not in {(), (1,)}):
+        raise _no_image(images)
+    images = plain(images)
+    images = images[None] if images.ndim == 3 else images
+    known = _known_of(target)
+    if len(images) == 1:
+        return [_sample(images, {name: _only(value) for name, value in known.items()})]
+    for name, value in known.items():
+        if not hasattr(value, "__len__") or len(value) != len(images):
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"Expected `{name}` to be one for each of {len(images)} images, but got {found}.")
+    rows = [{name: value[row] for name, value in known.items()} for row in range(len(images))]
+    return [_sample(image[None], row) for image, row in zip(images, rows, strict=True)]
+
+
+def _known_of(target: Any) -> dict[str, Any]:
+    """What is known of images: the label, and where things are."""
+    if not isinstance(target, Mapping):
+        return {"label": target}
+    if "label" not in target:
         raise ValueError(
             f"Expected a sample's target to have the key 'label', but got {sorted(map(str, target))}. "
             "Pass `unpack=` to find it."
         )
-    found: dict[str, Any] = {"label": _class_index(target["label"] if isinstance(target, Mapping) else target)}
-    if not isinstance(target, Mapping):
-        return image, found
+    return {name: target[name] for name in ("label", "masks", "parts", "boxes") if name in target}
+
+
+def _only(value: Any) -> Any:
+    """What is known of the only image of a batch, out of the list that some collate functions make."""
+    return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
+def _sample(image: Tensor, target: Mapping[str, Any]) -> Sample:
+    """One image ``(1, C, H, W)`` with a target whose entries have no batch dimension, or one of 1."""
+    found: dict[str, Any] = {"label": _class_index(target["label"])}
     size = image.shape[-2:]
     for name in {"masks", "parts"} & set(target):
         grids = plain(target[name]).bool()
@@ -50,7 +130,7 @@ def unpacked(batch: Any, unpack: Unpack | None) -> tuple[Tensor, dict[str, Any]]
 
 
 def _class_index(value: Any) -> Tensor:
-    """Label of one sample as a scalar on the CPU."""
+    """Label of one sample as a scalar on the CPU; a negative one means that nobody labelled it."""
     label = torch.as_tensor(value)
     if label.numel() != 1 or label.is_floating_point():
         raise ValueError(
@@ -60,11 +140,96 @@ def _class_index(value: Any) -> Tensor:
     return plain(label).long().reshape(())
 
 
+def _named(batch: Any) -> dict[Any, Any] | None:
+    """Entries of a batch by name, where they have names."""
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return {entry.name: getattr(batch, entry.name) for entry in dataclasses.fields(batch)}
+    return dict(batch._asdict()) if isinstance(batch, tuple) and hasattr(batch, "_asdict") else None
+
+
+def _in_order(batch: Any, named: Mapping[Any, Any] | None) -> list[Any]:
+    """Entries of a batch by their places; none where places mean nothing."""
+    if isinstance(batch, tuple | list):
+        return list(batch)
+    return [] if named is None or isinstance(batch, Mapping) else list(named.values())
+
+
+def _is_image(value: Any, n_dims: Sequence[int] = (3, 4)) -> TypeGuard[Tensor]:
+    if not isinstance(value, Tensor) or value.ndim not in n_dims:
+        return False
+    return value.is_floating_point() or value.dtype == torch.uint8
+
+
+def _first_image(entries: Sequence[Any]) -> Tensor | None:
+    for n_dims in (4, 3):
+        fitting = [entry for entry in entries if _is_image(entry, (n_dims,))]
+        floating = [entry for entry in fitting if entry.is_floating_point()]
+        if fitting:
+            return (floating or fitting)[0]
+    return None
+
+
+def _with_label(target: Mapping[Any, Any]) -> dict[Any, Any] | None:
+    """A target whose label is called ``label``; None if nothing in it is."""
+    key = next((key for key in _LABEL_KEYS if key in target), None)
+    return None if key is None else {**target, "label": target[key]}
+
+
+def _with_masks(target: dict[Any, Any], image: Tensor) -> dict[Any, Any]:
+    """A target with torchgeo's ``mask`` as ``masks``, if it is one of the image; others call other things so."""
+    mask = target.get("mask")
+    fits = isinstance(mask, Tensor) and mask.ndim >= 2 and mask.shape[-2:] == image.shape[-2:]
+    return {**target, "masks": mask} if fits and "masks" not in target else target
+
+
+def _target_among(entries: Sequence[Any], image: Tensor) -> Any:
+    """Find the label among the entries beside the image; without any that fits, the first one, as it is."""
+    for entry in entries:
+        target = _with_label(entry) if isinstance(entry, Mapping) else None
+        if target is not None:
+            return target
+    n = len(image) if image.ndim == 4 else 1
+    fitting = [entry for entry in entries if _is_one_index_each(entry, n)]
+    if len(fitting) > 1:
+        warnings.warn(
+            f"{len(fitting)} entries of a batch hold one whole number per image: the first of them is taken for the "
+            "label. Pass `unpack=` if it is another one.",
+            stacklevel=2,
+        )
+    return fitting[0] if fitting else entries[0]
+
+
+def _is_one_index_each(value: Any, n: int) -> bool:
+    if isinstance(value, list | tuple) and not all(isinstance(entry, int | np.integer) for entry in value):
+        return False
+    if not isinstance(value, Tensor | np.ndarray | list | tuple | int | np.integer):
+        return False
+    numbers = torch.as_tensor(value)
+    whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
+    return whole and numbers.numel() == n and numbers.ndim <= 2
+
+
+def _no_image(found: Any) -> NoImagesError:
+    got = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+    return NoImagesError(f"Expected a sample's image to be (C, H, W), but got {got}. Pass `unpack=` to find it.")
+
+
+def _not_understood(batch: Any, named: Mapping[Any, Any] | None) -> ValueError:
+    keys = "" if named is None else f" with the keys {sorted(map(str, named))}"
+    has_image = isinstance(batch, Tensor) or (named is not None and _first_image(list(named.values())) is not None)
+    return (ValueError if has_image else NoImagesError)(
+        f"Expected a sample to be (image, label) or (image, {{'label': ...}}), but got {type(batch).__name__}{keys}. "
+        "Pass `unpack=` to find image and label."
+    )
+
+
 def with_xyxy(sample: Any) -> Any:
     """Give a sample whose boxes are x1, y1, x2, y2: before collating, which forgets the format."""
     if isinstance(sample, Mapping) and "boxes" in sample:
         return {**sample, "boxes": xyxy(sample["boxes"])}
-    if isinstance(sample, tuple) and len(sample) == 2 and isinstance(sample[1], Mapping):
+    if type(sample) is tuple and len(sample) == 2 and isinstance(sample[1], Mapping):
         return sample[0], with_xyxy(sample[1])
     return sample
 
@@ -81,15 +246,3 @@ def xyxy(boxes: Any) -> Any:
 def plain(value: Any) -> Tensor:
     """A tensor on the CPU, off the graph, of no subclass."""
     return torch.as_tensor(value).detach().cpu().as_subclass(Tensor)
-
-
-def _parts_of(batch: Any) -> tuple[Any, Any]:
-    if isinstance(batch, Mapping) and {"image", "label"} <= set(batch):
-        return batch["image"], batch
-    if isinstance(batch, tuple | list) and len(batch) >= 2:
-        return batch[0], batch[1]
-    keys = f" with the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else ""
-    raise ValueError(
-        f"Expected a sample to be (image, label) or (image, {{'label': ...}}), but got {type(batch).__name__}{keys}. "
-        "Pass `unpack=` to find image and label."
-    )

@@ -1,53 +1,118 @@
-"""Reading the images of a probe from a dataset, as the network gets them in training."""
+"""Reading the images of a probe, as the network gets them in validation."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import default_collate
 
-from lit_decom.isolation import isolated_random_state
-from lit_decom.probe.batches import Unpack, unpacked, with_xyxy
-from lit_decom.probe.choice import attribute, check_map_style, choose
+from lit_decom.isolation import isolated_random_state, rewound_generators
+from lit_decom.probe.batches import NoImagesError, Sample, Unpack, samples_of, with_xyxy
+from lit_decom.probe.choice import attribute, choose, is_map_style, known_labels, most_scanned
+from lit_decom.probe.loaders import batches_of, indices_of
+
+Collate = Callable[[list[Any]], Any]
+Transfer = Callable[[Any], Any]
 
 _READ_TWICE = 4
-Sample = tuple[Tensor, dict[str, Any]]
 
 
 def read_dataset(
-    dataset: Dataset[Any],
+    dataset: Any,
     n: int,
     seed: int,
     balance: str,
     *,
+    indices: Sequence[Any] | None = None,
     unpack: Unpack | None,
-    collate_fn: Callable[[list[Any]], Any],
-    transfer: Callable[[Any], Any] | None,
+    collate_fn: Collate,
+    transfer: Transfer | None,
 ) -> dict[str, Any]:
     """Choose images by index and read them: attributes of a probe, by name. See :meth:`Probe.from_dataset`."""
-    check_map_style(dataset)
-    if n < 1:
-        raise ValueError(f"Expected `n` to be at least 1, but got {n}.")
+    _check_map_style(dataset)
+    _check_number(n)
 
-    def read(index: int) -> Sample:
+    def read(index: Any) -> Sample:
         batch = collate_fn([with_xyxy(dataset[index])])
-        return unpacked(batch if transfer is None else transfer(batch), unpack)
+        return samples_of(batch if transfer is None else transfer(batch), unpack, alone=True)[0]
 
-    with isolated_random_state(seed):
-        indices = choose(dataset, n, seed, balance, lambda index: int(read(index)[1]["label"]))
-        samples = [read(index) for index in indices]
-        again = [read(index)[0] for index in indices[:_READ_TWICE]]
+    def label_of(index: Any) -> int:
+        return int(read(index)[1]["label"] if known is None else known[index])
+
+    known = known_labels(dataset)
+    candidates = range(len(dataset)) if indices is None else indices
+    with isolated_random_state(seed), rewound_generators(dataset):
+        chosen = choose(candidates, n, seed, balance, label_of, costly=known is None)
+        samples = [read(index) for index in chosen]
+        again = [read(index)[0] for index in chosen[:_READ_TWICE]]
     if any(not torch.equal(first, second[0]) for second, first in zip(samples, again, strict=False)):
         warnings.warn(
             "The dataset gives another image at the second reading (a random transform?): the probe keeps the first.",
             stacklevel=3,
         )
-    return together(samples, [str(index) for index in indices]) | names_of(dataset, samples)
+    return _together(samples, [str(index) for index in chosen]) | _names_of(dataset)
 
 
-def together(samples: Sequence[Sample], ids: Sequence[str]) -> dict[str, Any]:
+def read_loader(
+    loader: Any, n: int, seed: int, balance: str, *, unpack: Unpack | None, transfer: Transfer | None
+) -> dict[str, Any]:
+    """Choose images of what a loader reads: attributes of a probe, by name. See :meth:`Probe.from_loader`."""
+    _check_number(n)
+    with isolated_random_state(seed), rewound_generators(loader):
+        indices = indices_of(loader)
+    if indices is None:
+        return _read_first(loader, n, seed, balance, unpack=unpack, transfer=transfer)
+    return read_dataset(
+        loader.dataset,
+        n,
+        seed,
+        balance,
+        indices=indices,
+        unpack=unpack,
+        collate_fn=loader.collate_fn or default_collate,
+        transfer=transfer,
+    )
+
+
+def _read_first(
+    loader: Any, n: int, seed: int, balance: str, *, unpack: Unpack | None, transfer: Transfer | None
+) -> dict[str, Any]:
+    """Choose among the first samples of a pipeline, keeping at no time more than it takes."""
+    kept: list[tuple[int, int, Sample]] = []
+    turns: Counter[int] = Counter()
+    seen = 0
+    with isolated_random_state(seed), rewound_generators(loader):
+        for batch in batches_of(loader):
+            samples = samples_of(batch if transfer is None else transfer(batch), unpack)
+            for place, sample in enumerate(samples, start=seen):
+                label = int(sample[1]["label"])
+                if label >= 0:
+                    kept.append((turns[label] if balance == "class" else 0, place, sample))
+                    turns[label] += 1
+            seen += len(samples)
+            # Who comes later takes a later turn: what is dropped now would not be chosen in the end either.
+            kept = sorted(kept, key=lambda entry: entry[:2])[:n]
+            if seen >= most_scanned(n) or (balance != "class" and len(kept) == n):
+                break
+    if not kept:
+        raise NoImagesError(f"Expected {type(loader).__name__} to give labelled images for the probe, but got none.")
+    warnings.warn(
+        f"{_what(loader)} is not read by index, so the probe is chosen among its first {seen} images. If they are "
+        "sorted, pass `probe=Probe.from_tensors(...)`.",
+        stacklevel=4,
+    )
+    found = _together([sample for _, _, sample in kept], [str(place) for _, place, _ in kept])
+    return found | _names_of(getattr(loader, "dataset", loader))
+
+
+def _what(loader: Any) -> str:
+    dataset = getattr(loader, "dataset", None)
+    return type(loader).__name__ if dataset is None else f"{type(dataset).__name__} in a {type(loader).__name__}"
+
+
+def _together(samples: Sequence[Sample], ids: Sequence[str]) -> dict[str, Any]:
     """Put samples together; of masks, boxes and parts what every one of them has."""
     sizes = {tuple(image.shape[1:]) for image, _ in samples}
     if len(sizes) > 1:
@@ -65,10 +130,23 @@ def together(samples: Sequence[Sample], ids: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def names_of(dataset: Any, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Names of classes and parts that a dataset knows; of classes only if they reach all labels."""
-    found = {"part_names": attribute(dataset, "part_names")}
-    class_names = attribute(dataset, "classes")
-    if class_names is not None and max(int(target["label"]) for _, target in samples) < len(class_names):
-        found["class_names"] = class_names
-    return found
+def _names_of(dataset: Any) -> dict[str, Any]:
+    """Names of classes and parts that a dataset knows."""
+    return {"part_names": attribute(dataset, "part_names"), "class_names": attribute(dataset, "classes")}
+
+
+def _check_number(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"Expected `n` to be at least 1, but got {n}.")
+
+
+def _check_map_style(dataset: Any) -> None:
+    name = type(dataset).__name__
+    if not is_map_style(dataset):
+        raise TypeError(
+            f"Expected `dataset` to be read by index, but {name} has no length or no items. Read it through its "
+            "loader, `Probe.from_loader(loader)`, or collect some of its images yourself: "
+            "`Probe.from_tensors(images, labels)`."
+        )
+    if len(dataset) == 0:
+        raise NoImagesError(f"Expected `dataset` to hold images for the probe, but {name} is empty.")

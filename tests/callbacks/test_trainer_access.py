@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import EarlyStopping, ProgressBar, RichProgress
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from lit_decom.callbacks.trainer_access import Monitors, refuse_sharded, run_directory
-from tests.helpers.modules import CLASSES, Spots, Stream, Tiny, callback, fit, loader, tiny, trainer
+from tests.helpers.modules import CLASSES, Spots, Tiny, callback, fit, loader, tiny, trainer
 
 # ----- steps
 
@@ -175,13 +175,6 @@ def test_samples_of_an_unknown_kind_are_refused_before_training_with_the_remedy(
     data = loader(Mappings())
     with pytest.raises(MisconfigurationException, match=r"keys \['pixels', 'species'\]. Pass `unpack=`"):
         trainer(tmp_path, callback(probe=4), num_sanity_val_steps=0).fit(tiny(OfMappings), data, data)
-
-
-def test_a_dataset_without_an_index_is_refused_before_training_with_the_remedy(tmp_path):
-    module = tiny()
-    with pytest.raises(MisconfigurationException, match=r"Stream has no length or no items.*Probe\.from_tensors"):
-        found_probe(tmp_path, module=module, data=DataLoader(Stream(), batch_size=2))
-    assert torch.equal(module.head.weight, tiny().head.weight)
 
 
 class Module(pl.LightningDataModule):
