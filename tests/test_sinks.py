@@ -67,7 +67,7 @@ def test_wandb_has_scalars_and_pictures_at_the_same_step(tmp_path, arguments, st
     assert [row["trainer/global_step"] for row in scalars] == steps
     assert [row["trainer/global_step"] for row in pictures] == steps
     assert [row[GAIN] for row in scalars] == pytest.approx(
-        [entry["score_gain/rank_01"] for entry in observer._history], rel=1e-6
+        [entry["score_gain/rank_01"] for entry in observer.run_log.history], rel=1e-6
     )
     assert [row["epoch"] for row in scalars] == [0, 1, 2]
     charts = run.rows(f"{CURVES}_table")
@@ -114,12 +114,12 @@ def test_wandb_has_a_chart_with_a_line_per_factor_or_else_per_component(tmp_path
     family, own = line.split("/")
     assert {row["lineKey"] for row in rows} == {
         key.removeprefix(f"{family}/")
-        for entry in observer._history
+        for entry in observer.run_log.history
         for key in entry
         if key.startswith(line.removesuffix("01"))
     }
     first = [row["lineVal"] for row in rows if row["lineKey"] == own]
-    assert first == pytest.approx([entry[line] for entry in observer._history if line in entry])
+    assert first == pytest.approx([entry[line] for entry in observer.run_log.history if line in entry])
     assert len(first) > 0
 
 
@@ -156,7 +156,7 @@ def test_tensorboard_has_scalars_pictures_and_curves_at_the_same_step(tmp_path):
     scalars = events.Scalars(GAIN)
     assert [event.step for event in scalars] == [3, 7]
     assert [event.value for event in scalars] == pytest.approx(
-        [entry["score_gain/rank_01"] for entry in observer._history], rel=1e-6
+        [entry["score_gain/rank_01"] for entry in observer.run_log.history], rel=1e-6
     )
     pictures = events.Images(PICTURE)
     assert [event.step for event in pictures] == [3, 7]
@@ -233,13 +233,13 @@ def test_by_default_a_snapshot_sends_little_and_a_run_keeps_few_files(tmp_path):
     assert len([path for path in run.media if path.startswith("media/images/decomcam/ossms")]) == 3
     assert sorted(entry["type"] for entry in run.artifacts) == ["run_table"] * 3
     assert {name for name in run.metrics if name.startswith("decomcam/")} <= set().union(*snapshots)
-    assert len(observer._history[-1]) > 100, "what is not sent is known all the same"
+    assert len(observer.run_log.history[-1]) > 100, "what is not sent is known all the same"
 
 
 def test_all_keys_are_sent_where_that_is_asked_for(tmp_path):
     observer, run = wandb_run(tmp_path, max_epochs=2, observer=callback(n_shared=2))
     sent = {key.removeprefix("decomcam/") for row in run.history for key in row}
-    assert set(observer._history[-1]) - {"step"} <= sent
+    assert set(observer.run_log.history[-1]) - {"step"} <= sent
 
 
 def test_the_table_of_predictions_has_every_image_of_every_snapshot(tmp_path):
@@ -333,12 +333,12 @@ def test_records_are_kept_with_the_checkpoint_that_they_explain(tmp_path):
     steps = [record.step for record in observer.directory.records()]
     assert {"probe.npz", "run.json", *(path.name for path in observer.directory.files())} <= set(entry["files"])
     (checkpoint,) = entry["metadata"]["checkpoints"]
-    best = max(range(3), key=lambda index: observer._history[index]["score_gain/rank_01"])
+    best = max(range(3), key=lambda index: observer.run_log.history[index]["score_gain/rank_01"])
     assert checkpoint["path"] == keep.best_model_path
     assert (checkpoint["epoch"], checkpoint["step"]) == (best, steps[best])
     assert (checkpoint["monitor"], checkpoint["score"]) == (
         GAIN,
-        pytest.approx(observer._history[best]["score_gain/rank_01"]),
+        pytest.approx(observer.run_log.history[best]["score_gain/rank_01"]),
     )
     assert entry["metadata"]["probe_digest"] == observer.probe.digest
 

@@ -1,7 +1,6 @@
 """DecomCAMCallback: explain the same images at every epoch of a training, and change nothing about it."""
 
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -12,23 +11,19 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
 from typing_extensions import override
 
-from lit_decom import keys
-from lit_decom.callbacks.agreement import contradiction
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
 from lit_decom.callbacks.eight_bit import EightBit
 from lit_decom.callbacks.options import Execution, Log
-from lit_decom.callbacks.pictures import peaks_of
-from lit_decom.callbacks.reporting import Reporter, class_gains, predictions_of
+from lit_decom.callbacks.resuming import own_directory, refuse_changed_layer, refuse_changed_probe
+from lit_decom.callbacks.run_log import RunLog
 from lit_decom.callbacks.settings import KeyFilter, run_settings
+from lit_decom.callbacks.tolerance import Tolerance
 from lit_decom.callbacks.trainer_access import (
     Monitors,
-    checkpoints_of,
     has_validation,
     layer_of_checkpoint,
-    log_values,
     logged_step,
     module_values,
     progress,
@@ -38,7 +33,7 @@ from lit_decom.callbacks.trainer_access import (
 )
 from lit_decom.callbacks.trainer_data import read_probe
 from lit_decom.components import Components
-from lit_decom.evidence import Forward, resolve_layer
+from lit_decom.evidence import Forward
 from lit_decom.explainer import Explainer, TargetPolicy
 from lit_decom.methods.base import ComponentMethod
 from lit_decom.methods.decom_cam import DecomCAM
@@ -133,20 +128,19 @@ class DecomCAMCallback(pl.Callback):
         self.directory: RunDirectory | None = None
         self.report_path: Path | None = None
         self.last_snapshot: Snapshot | None = None
-        self.errors = 0
-        self._dropped: Counter[str] = Counter()
         self._run_id = uuid.uuid4().hex
         self._resumed: dict[str, Any] = {}
-        self._history: list[dict[str, float]] = []
-        self._warned: set[object] = set()
         self._class_accuracy = ClassAccuracy()
         self._eight_bit = EightBit()
         self._probe_loader = 0
-        self._described: set[str] = set()
-        self._filter = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix, self.log_options.most)
-        self._predictions: list[dict[str, Any]] = []
-        self._peaks: Tensor | None = None
-        self._report_seconds: float | None = None
+        self._tolerance = Tolerance(strict=self.strict)
+        shown = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix, self.log_options.most)
+        self.run_log = RunLog(self.prefix, self.log_options, shown, self._tolerance)
+
+    @property
+    def errors(self) -> int:
+        """How much failed in this run and was let pass."""
+        return self._tolerance.errors
 
     def _new_observer(self) -> Observer:
         return Observer(self._explainer_of_run(), self.scoring, self.components, strict=self.strict)
@@ -173,9 +167,7 @@ class DecomCAMCallback(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._prepare(trainer, pl_module)
-        if trainer.is_global_zero:
-            with self._forgiving("describe the run"):
-                self._reporter(trainer).introduce(self._known_probe(), self._settings())
+        self.run_log.introduce(trainer, self._known_probe(), self._settings())
 
     def _settings(self) -> dict[str, Any]:
         return run_settings(
@@ -217,37 +209,15 @@ class DecomCAMCallback(pl.Callback):
         if self.last_snapshot is None or trainer.state.fn != "fit":
             return
         if self.report and self.directory is not None:
-            with self._forgiving("write the report"):
+            with self._tolerance.forgiving("write the report"):
                 self.report_path = write_report([self.directory.path])
-        if not trainer.is_global_zero:
-            return
-        reporter = self._reporter(trainer)
-        with self._forgiving("draw the curves"):
-            reporter.chart(self._history)
-        with self._forgiving("tabulate the predictions"):
-            reporter.tabulate(self._predictions, self._known_probe())
-        self._keep(trainer)
-        if self._filter.idle and not isinstance(self.log_options.keys, str):
-            rank_zero_warn(
-                f"Expected each pattern of `Log(keys=...)` to match a key, but none matched {self._filter.idle}: "
-                "`trainer.callback_metrics` names all keys."
-            )
-
-    def _keep(self, trainer: pl.Trainer) -> None:
-        """Let trackers keep what the last snapshot left behind, once it is known which checkpoint it explains."""
-        if not self.log_options.artifacts or self.directory is None or self.last_snapshot is None:
-            return
-        metadata = dict(self.last_snapshot.settings) | {
-            "epoch": self.last_snapshot.epoch,
-            "step": self.last_snapshot.step,
-            "checkpoints": checkpoints_of(trainer),
-        }
-        with self._forgiving("keep the records in the tracker"):
-            self._reporter(trainer).keep(self.directory.path, metadata)
+        if trainer.is_global_zero:
+            self.run_log.finish(trainer, self._known_probe())
+            self.run_log.store(trainer, self.last_snapshot, self.directory)
 
     def _say_why_none(self, trainer: pl.Trainer) -> None:
         # A resumed run may have nothing left to train, and a dry run is too short for anything.
-        if not self._history and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.run_log.history and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             failed = f", and {self.errors} attempts failed" if self.errors else ""
             rank_zero_warn(
                 f"DecomCAMCallback took no snapshot in {trainer.current_epoch} epochs: `every_n_epochs` is "
@@ -268,7 +238,7 @@ class DecomCAMCallback(pl.Callback):
         of_probe = dataloader_idx == self._probe_loader
         counting = self.scoring.needs_class_accuracy and of_probe and not trainer.sanity_checking
         if counting and self._is_due(trainer):
-            with self._forgiving("count right and wrong answers"):
+            with self._tolerance.forgiving("count right and wrong answers"):
                 unpack = self._eight_bit.unpacking(pl_module, self.run.unpack)
                 self._class_accuracy.count(pl_module, batch, unpack, self.explainer.forward)
 
@@ -294,8 +264,8 @@ class DecomCAMCallback(pl.Callback):
             )
         probe = self._known_probe()
         if trainer.state.fn == "fit":
-            self._refuse_changed_probe(probe)
-            self._refuse_changed_layer(pl_module)
+            refuse_changed_probe(self._resumed, probe)
+            refuse_changed_layer(self._resumed, self.explainer.target_layer, pl_module)
         try:
             grid = self.observer.prepare(pl_module, probe)
         except ValueError as error:
@@ -311,32 +281,9 @@ class DecomCAMCallback(pl.Callback):
     def _keeps_records(self, trainer: pl.Trainer) -> bool:
         return trainer.state.fn == "fit" and trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
-    def _refuse_changed_layer(self, pl_module: pl.LightningModule) -> None:
-        before, given = self._resumed.get("target_layer"), self.explainer.target_layer
-        if before is None or given is None:
-            return
-        if resolve_layer(pl_module, given).module is not resolve_layer(pl_module, before).module:
-            raise MisconfigurationException(
-                f"Expected `target_layer` to be the one this run began with ({before!r}), but got {given!r}. "
-                "Components are followed within one layer: leave `target_layer` out, or start a new run."
-            )
-
-    def _refuse_changed_probe(self, probe: Probe) -> None:
-        before = self._resumed.get("probe_digest")
-        if before is not None and before != probe.digest:
-            same_ids = tuple(self._resumed["probe_ids"]) == probe.ids
-            raise MisconfigurationException(
-                f"Expected the probe to be the one this run began with (digest {before[:12]}), but it has digest "
-                f"{probe.digest[:12]} and {'the same' if same_ids else 'other'} ids. Curves over different images do "
-                "not belong together: restore the data, or start a new run."
-            )
-
     def _open_directory(self, trainer: pl.Trainer, probe: Probe) -> None:
         before = self._resumed.get("directory") if self.directory is None else self.directory.path
-        path = self.dirpath
-        if path is None and before is not None and RunDirectory(Path(before)).owner() == self._run_id:
-            path = Path(before)
-        path = path or run_directory(trainer, self.prefix)
+        path = self.dirpath or own_directory(before, self._run_id) or run_directory(trainer, self.prefix)
         directory = RunDirectory(path)
         settings = self.observer.settings | {"every_n_epochs": self.every_n_epochs}
         reached = logged_step(trainer, after_training_epoch=False) if self._resumed else None
@@ -345,7 +292,7 @@ class DecomCAMCallback(pl.Callback):
         except RunDirectoryError as error:
             raise MisconfigurationException(str(error)) from error
         except OSError as error:
-            with self._forgiving(f"keep records in {path}"):
+            with self._tolerance.forgiving(f"keep records in {path}"):
                 raise error
         else:
             self.directory = directory
@@ -366,20 +313,20 @@ class DecomCAMCallback(pl.Callback):
             return
         epoch, step = self._moment(trainer, after_training_epoch=after_training_epoch)
         if trainer.state.fn == "fit" and self.log_options.artifacts == "all":
-            self._keep(trainer)
+            self.run_log.store(trainer, self.last_snapshot, self.directory)
         process, numbers, explained_at = this_process(trainer), dict[str, float](), monotonic()
-        with self._observer_for(trainer, pl_module) as observer, self._forgiving("explain the probe"):
+        with self._observer_for(trainer, pl_module) as observer, self._tolerance.forgiving("explain the probe"):
             if self.scoring.needs_class_accuracy:
                 observer.class_accuracy = self._class_accuracy.accuracy(process)
             with self._progress(trainer) as advance:
                 found = observer.observe(pl_module, epoch=epoch, step=step, process=process, advance=advance)
             self.last_snapshot = replace(found, module_values=self._module_values(trainer))
             explained_at = monotonic()
-            numbers = self._noted(trainer, self.last_snapshot)
-            if trainer.is_global_zero:
-                self._report(trainer, self.last_snapshot)
-        self._log(trainer, pl_module, numbers, step)
-        self._report_seconds = monotonic() - explained_at
+            numbers = self.run_log.note(trainer, self.last_snapshot, self._known_probe())
+            directory = self.directory if self._keeps_records(trainer) else None
+            self.run_log.keep(trainer, self.last_snapshot, self._known_probe(), directory)
+        self.run_log.send(trainer, pl_module, numbers, step, self.observer.directions)
+        self.run_log.report_seconds = monotonic() - explained_at
 
     def _module_values(self, trainer: pl.Trainer) -> dict[str, float]:
         """What the module itself has logged by now."""
@@ -408,78 +355,6 @@ class DecomCAMCallback(pl.Callback):
         finally:
             self.observer, self.probe, self._layer = followed
 
-    def _noted(self, trainer: pl.Trainer, snapshot: Snapshot) -> dict[str, float]:
-        """Warn about metrics that are missing, and give the numbers with what only the callback knows."""
-        self._dropped.update(snapshot.dropped.keys())
-        for name, why in snapshot.dropped.items():
-            self._warn_once(("metric", name), f"left the metric {name!r} out of a snapshot: {why}")
-        numbers = dict(snapshot.numbers) | {keys.dropped_key(name): float(n) for name, n in self._dropped.items()}
-        numbers |= class_gains(snapshot, self._known_probe().class_names)
-        self._warn_of_contradiction(trainer, snapshot)
-        if self._report_seconds is not None:
-            numbers[keys.seconds_key("report")] = self._report_seconds
-        if trainer.state.fn == "fit":
-            self._history.append({"step": snapshot.step, "epoch": snapshot.epoch} | numbers)
-            self._predictions.append(predictions_of(snapshot))
-        return numbers
-
-    def _warn_of_contradiction(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
-        """Warn once where the probe was not read as the module reads its batches; a part of the data proves nothing."""
-        whole = trainer.limit_val_batches == 1.0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        found = contradiction(snapshot.labels, snapshot.logits, snapshot.module_values) if whole else None
-        if found is not None:
-            self._warn_once("contradiction", f"explains what may not be what the module sees: {found}.")
-
-    def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, numbers: dict[str, float], step: int) -> None:
-        monitors = Monitors(trainer, self.prefix)
-        total = keys.seconds_key("total")
-        shown = self._filter.shown({**numbers, "errors": 0.0, total: 0.0}) | monitors.monitored
-        if trainer.state.fn == "fit" and trainer.is_global_zero:
-            with self._forgiving("describe the values"):
-                self._reporter(trainer).describe(sorted(shown), self.observer.directions, self._described)
-        # Only the first process reports: what failed, and what the report before this one cost, the others learn here.
-        errors, seconds = this_process(trainer).gather((self.errors, self._report_seconds))[0]
-        numbers = numbers | {"errors": float(errors)}
-        numbers |= {} if seconds is None else {keys.seconds_key("report"): seconds}
-        costs = keys.seconds_of(numbers)
-        numbers |= {total: sum(costs.values())} if costs else {}
-        values = {keys.logged(self.prefix, key): value for key, value in numbers.items()}
-        monitors.withdraw(set(values))
-        log_values(trainer, pl_module, values, {keys.logged(self.prefix, key) for key in shown}, step)
-
-    def _report(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
-        """Keep the record and draw from it; what fails here is missing from the report and from nothing else."""
-        probe = self._known_probe()
-        directory = self.directory if self._keeps_records(trainer) else None
-        fitting, reporter = trainer.state.fn == "fit", self._reporter(trainer)
-        if directory is not None:
-            with self._forgiving("keep the record"):
-                snapshot.save(directory.path)
-        with self._forgiving("draw the OSSM grid"):
-            peaks = peaks_of(snapshot, self._peaks) if self.log_options.one_scale else None
-            self._peaks = peaks if fitting else self._peaks
-            reporter.draw(snapshot, probe, directory, peaks)
-
-    def _reporter(self, trainer: pl.Trainer) -> Reporter:
-        return Reporter(trainer.loggers, self.prefix, self.log_options)
-
-    @contextmanager
-    def _forgiving(self, what: str) -> Iterator[None]:
-        """Count an error and warn once of its kind, unless ``strict``."""
-        try:
-            yield
-        except Exception as error:
-            if self.strict:
-                raise
-            self.errors += 1
-            self._warn_once((what, type(error)), f"could not {what}: {type(error).__name__}: {error}")
-
-    def _warn_once(self, what: object, message: str) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            end = "" if message.endswith(".") else "."
-            rank_zero_warn(f"DecomCAMCallback {message}{end} Training goes on; `strict=True` makes this an error.")
-
     # ----- resuming
 
     @override
@@ -492,11 +367,8 @@ class DecomCAMCallback(pl.Callback):
             "target_layer": self.observer.explainer.target_layer,
             "probe_digest": self.probe.digest,
             "probe_ids": list(self.probe.ids),
-            "history": [dict(numbers) for numbers in self._history],
-            "predictions": [dict(entry) for entry in self._predictions],
-            "peaks": self._peaks,
-            "dropped": dict(self._dropped),
             "observer": self.observer.state_dict(),
+            **self.run_log.state_dict(),
         }
 
     @override
@@ -506,8 +378,5 @@ class DecomCAMCallback(pl.Callback):
             self._run_id = state_dict["run_id"]
             self._layer = state_dict.get("target_layer")
             self.observer.explainer = self._explainer_of_run()
-            self._history = [dict(numbers) for numbers in state_dict["history"]]
-            self._predictions = [dict(entry) for entry in state_dict.get("predictions", [])]
-            self._peaks = state_dict.get("peaks")
-            self._dropped = Counter(state_dict["dropped"])
+            self.run_log.load_state_dict(state_dict)
             self.observer.load_state_dict(state_dict["observer"])

@@ -48,7 +48,7 @@ def test_it_takes_a_snapshot_at_the_end_of_each_validation_that_is_due(tmp_path,
     observer = callback(every_n_epochs=every_n_epochs)
     fit(tmp_path, observer, **arguments)
     assert epochs_of(observer) == epochs
-    assert [numbers["epoch"] for numbers in observer._history] == epochs
+    assert [numbers["epoch"] for numbers in observer.run_log.history] == epochs
     steps = [record.step for record in observer.directory.records()]
     assert steps == sorted(set(steps))
 
@@ -57,9 +57,12 @@ def test_two_snapshots_within_one_accumulation_keep_the_later_record(tmp_path):
     observer = callback()
     fit(tmp_path, observer, accumulate_grad_batches=2, val_check_interval=1)
     # Batches 1 and 2 are both logged at step 0: Lightning advances it after the validation.
-    assert [numbers["step"] for numbers in observer._history] == [0, 0, 1, 1]
+    assert [numbers["step"] for numbers in observer.run_log.history] == [0, 0, 1, 1]
     kept = [record.numbers["score_gain/rank_01"] for record in observer.directory.records()]
-    assert kept == [observer._history[1]["score_gain/rank_01"], observer._history[3]["score_gain/rank_01"]]
+    assert kept == [
+        observer.run_log.history[1]["score_gain/rank_01"],
+        observer.run_log.history[3]["score_gain/rank_01"],
+    ]
 
 
 @pytest.mark.parametrize("inference_mode", [True, False])
@@ -71,7 +74,7 @@ def test_validate_and_test_log_it_and_write_nothing(tmp_path, name, inference_mo
     expected = expected_numbers(module)
     assert {key: numbers[key] for key in expected} == pytest.approx(expected)
     assert list(tmp_path.iterdir()) == []
-    assert observer._history == []
+    assert observer.run_log.history == []
     module.train()
     F.cross_entropy(module(Spots(4).images), torch.tensor([0, 1, 2, 3])).backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
@@ -217,7 +220,7 @@ def test_checkpoints_are_ranked_by_it(tmp_path, first, arguments):
     checkpoint = ModelCheckpoint(tmp_path / "checkpoints", monitor="decomcam/score_gain/rank_01", mode="max")
     observer, numbers = callback(), NumbersOfEpoch()
     fit(tmp_path, *([checkpoint, observer] if first else [observer, checkpoint]), numbers, max_epochs=4, **arguments)
-    gains = [entry["score_gain/rank_01"] for entry in observer._history]
+    gains = [entry["score_gain/rank_01"] for entry in observer.run_log.history]
     assert checkpoint.best_model_score.item() == pytest.approx(max(gains))
     assert numbers.gains == pytest.approx(gains)
     state = torch.load(checkpoint.best_model_path, weights_only=True)
@@ -229,7 +232,7 @@ def test_checkpoints_are_ranked_by_it_without_a_validation_loop(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path / "checkpoints", monitor="decomcam/score_gain/rank_01", mode="min")
     observer = callback()
     fit(tmp_path, checkpoint, observer, max_epochs=3, validate=False)
-    gains = [entry["score_gain/rank_01"] for entry in observer._history]
+    gains = [entry["score_gain/rank_01"] for entry in observer.run_log.history]
     assert checkpoint.best_model_score.item() == pytest.approx(min(gains))
 
 
@@ -241,7 +244,7 @@ def test_a_checkpoint_between_two_snapshots_is_not_ranked_by_a_stale_number(tmp_
     fit(tmp_path, checkpoint, observer, max_epochs=4)
     scores = [score.item() for score in checkpoint.best_k_models.values()]
     assert len(scores) == 4
-    energies = [entry["explained_energy/rank_01"] for entry in observer._history]
+    energies = [entry["explained_energy/rank_01"] for entry in observer.run_log.history]
     assert sorted(score for score in scores if score != float("-inf")) == pytest.approx(sorted(energies))
 
 
@@ -270,7 +273,7 @@ def test_one_callback_serves_several_runs(tmp_path):
     assert observer.directory.path != first.path
     assert observer.state_dict()["run_id"] != identity
     assert [len(first.files()), len(observer.directory.files())] == [2, 3]
-    assert len(observer._history) == 3
+    assert len(observer.run_log.history) == 3
     assert observer.observer.n_snapshots == 3
 
 
@@ -285,7 +288,7 @@ def test_a_callback_can_be_pickled_before_and_after_a_run(tmp_path):
     observer = callback()
     assert pickle.loads(pickle.dumps(observer)).log_options.n_images == 2
     fit(tmp_path, observer)
-    assert pickle.loads(pickle.dumps(observer.state_dict()))["history"] == observer._history
+    assert pickle.loads(pickle.dumps(observer.state_dict()))["history"] == observer.run_log.history
 
 
 def test_the_run_file_says_how_the_numbers_came_to_be(tmp_path):

@@ -279,9 +279,9 @@ def test_a_metric_that_raises_is_left_out_of_its_snapshot_and_counted_by_name(tm
     with pytest.warns(UserWarning, match="left the metric 'fragile' out of a snapshot: ArithmeticError") as warned:
         run = fit(tmp_path, BreakIn(1), observer, max_epochs=3)
     assert len([entry for entry in warned if "fragile" in str(entry.message)]) == 1
-    assert ["fragile/all" in numbers for numbers in observer._history] == [True, False, True]
-    assert all("gini/all" in numbers for numbers in observer._history)
-    assert [numbers.get("dropped/fragile") for numbers in observer._history] == [None, 1, 1]
+    assert ["fragile/all" in numbers for numbers in observer.run_log.history] == [True, False, True]
+    assert all("gini/all" in numbers for numbers in observer.run_log.history)
+    assert [numbers.get("dropped/fragile") for numbers in observer.run_log.history] == [None, 1, 1]
     assert run.callback_metrics["decomcam/errors"] == 0
     kept = list(observer.directory.records())
     assert [dict(record.dropped) for record in kept] == [{}, {"fragile": "ArithmeticError: no logarithm of 0"}, {}]
@@ -315,7 +315,7 @@ def test_one_failure_keeps_nothing_else_from_being_reported(tmp_path, monkeypatc
     assert observer.directory.files() == []
     assert len(list((observer.directory.path / "pictures").iterdir())) == 1
     assert "decomcam/score_gain/rank_01" in run.callback_metrics
-    assert len(observer._history) == 1
+    assert len(observer.run_log.history) == 1
 
 
 def test_a_tracker_that_is_down_is_counted(tmp_path):
@@ -355,7 +355,7 @@ def test_a_network_that_breaks_in_the_middle_is_reported_and_recovers(tmp_path):
     observer = callback(strict=False)
     with pytest.warns(UserWarning, match="could not explain the probe: RuntimeError: the network is broken"):
         run = fit(tmp_path, Arm(), observer, module=module, max_epochs=3)
-    assert [numbers["epoch"] for numbers in observer._history] == [0, 2]
+    assert [numbers["epoch"] for numbers in observer.run_log.history] == [0, 2]
     assert [record.epoch for record in observer.directory.records()] == [0, 2]
     assert run.callback_metrics["decomcam/errors"] == 1
 

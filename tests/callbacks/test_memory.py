@@ -54,7 +54,7 @@ def test_fifty_snapshots_and_the_steps_after_them_keep_nothing(tmp_path):
     fit(tmp_path / "before", callback(), max_epochs=4, val_check_interval=1)
     census, observer = Census(), callback()
     fit(tmp_path, census, observer, max_epochs=13, val_check_interval=1)
-    assert len(observer._history) == 52
+    assert len(observer.run_log.history) == 52
     assert census.hooks == []
     # What is remembered of vanished components comes and goes; anything kept per snapshot would make it 46 or more.
     assert census.tensors[52] - census.tensors[5] < 23

@@ -54,8 +54,8 @@ def test_two_and_two_epochs_are_four(tmp_path, validate, scored):
     checkpoint = part(tmp_path / "parts", first, 2, validate=validate)
     part(tmp_path / "parts", second, 4, checkpoint, validate=validate)
     assert second.directory.path == first.directory.path
-    assert without_time(second._history) == without_time(whole._history)
-    told = [[(entry["step"], entry["predicted"]) for entry in one._predictions] for one in (second, whole)]
+    assert without_time(second.run_log.history) == without_time(whole.run_log.history)
+    told = [[(entry["step"], entry["predicted"]) for entry in one.run_log.predictions] for one in (second, whole)]
     assert told[0] == told[1]
     assert len(told[0]) == 4
     halves, entire = list(second.directory.records()), list(whole.directory.records())
@@ -82,7 +82,7 @@ def test_going_on_from_an_earlier_checkpoint_sets_the_later_records_aside(tmp_pa
     assert kept == names[:3]
     aside = sorted(file.name for file in second.directory.path.glob("*.superseded"))
     assert aside == [f"{name}.superseded" for name in names[2:]]
-    assert [numbers["epoch"] for numbers in second._history] == [0, 1, 2]
+    assert [numbers["epoch"] for numbers in second.run_log.history] == [0, 1, 2]
 
 
 def test_records_of_manual_optimisation_are_set_aside_by_the_step_they_bear(tmp_path):
@@ -106,7 +106,7 @@ def test_a_run_resumed_in_the_middle_of_an_epoch_goes_on(tmp_path):
     fit(tmp_path, keep, first, module=tiny(), max_epochs=2, val_check_interval=0.5)
     checkpoint = tmp_path / "checkpoints" / "step=3.ckpt"
     fit(tmp_path, second, module=tiny(), max_epochs=2, val_check_interval=0.5, ckpt_path=checkpoint)
-    assert [numbers["step"] for numbers in second._history] == [1, 3, 5, 7]
+    assert [numbers["step"] for numbers in second.run_log.history] == [1, 3, 5, 7]
     assert [record.step for record in second.directory.records()] == [1, 3, 5, 7]
 
 
@@ -156,7 +156,7 @@ def test_a_run_goes_on_in_a_new_directory_where_the_old_one_is_gone_or_anothers(
     part(tmp_path, second, 2, checkpoint)
     assert second.directory.path != first.directory.path
     assert [record.epoch for record in second.directory.records()] == [1]
-    assert [numbers["epoch"] for numbers in second._history] == [0, 1]
+    assert [numbers["epoch"] for numbers in second.run_log.history] == [0, 1]
     assert [record.epoch for record in first.directory.records()] == [0]
 
 
@@ -200,4 +200,4 @@ def test_a_checkpoint_without_the_callback_starts_new_curves(tmp_path):
     fit(tmp_path, Keep(tmp_path / "checkpoints"), module=tiny(), max_epochs=1)
     observer = callback()
     part(tmp_path, observer, 2, tmp_path / "checkpoints" / "epoch=0.ckpt")
-    assert [numbers["epoch"] for numbers in observer._history] == [1]
+    assert [numbers["epoch"] for numbers in observer.run_log.history] == [1]

@@ -64,7 +64,7 @@ def test_records_carry_the_step_under_which_lightning_logs_their_numbers(tmp_pat
     assert [int(row["step"]) for row in rows] == steps
     records = list(observer.directory.records())
     assert [record.step for record in records] == steps
-    assert [numbers["step"] for numbers in observer._history] == steps
+    assert [numbers["step"] for numbers in observer.run_log.history] == steps
     logged = [float(row["decomcam/score_gain/rank_01"]) for row in rows]
     assert [record.numbers["score_gain/rank_01"] for record in records] == pytest.approx(logged, rel=1e-5)
 

@@ -18,7 +18,7 @@ def test_training_is_bit_identical_with_the_callback(tmp_path, network, target_l
     observer, module = callback(target_layer=target_layer), tiny(network, freeze_first_norm=True)
     start, held = values(module), dict(module.named_parameters(remove_duplicate=False))
     watched = train(tmp_path / "watched", observer, module=module)
-    assert len(observer._history) == 3
+    assert len(observer.run_log.history) == 3
     assert observer.errors == 0
     assert_same(watched, train(tmp_path / "alone", module=tiny(network, freeze_first_norm=True)))
     # The very objects that the optimizer got, at every name, and none of those that train stood still.

@@ -18,7 +18,7 @@ def test_training_is_bit_identical_with_the_callback(tmp_path, workers, validate
     observer, arguments = callback(), {"workers": workers, "validate": validate, "accumulate_grad_batches": accumulate}
     watched = train(tmp_path / "watched", observer, **arguments)
     alone = train(tmp_path / "alone", **arguments)
-    assert len(observer._history) == 3
+    assert len(observer.run_log.history) == 3
     assert observer.errors == 0
     assert_same(watched, alone)
     # The comparison sees what it must: training did change the weights, and the frozen norm stayed frozen.
@@ -39,7 +39,7 @@ def test_a_snapshot_in_the_middle_of_an_accumulation_leaves_its_gradients(tmp_pa
     observer, module = callback(), tiny(freeze_first_norm=True)
     watched = train(tmp_path / "watched", observer, module=module, **arguments)
     alone = train(tmp_path / "alone", **arguments)
-    assert len(observer._history) == 12
+    assert len(observer.run_log.history) == 12
     assert_same(watched, alone)
     # Gradients were there to be spoiled: they differ from batch to batch inside one accumulation.
     assert len({page["gradients"] for page in alone[:4]}) == 4

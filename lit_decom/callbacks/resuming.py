@@ -1,0 +1,58 @@
+"""What a resumed run must share with the one before, and where its records lie."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lit_decom.evidence import resolve_layer
+from lit_decom.probe import Probe
+from lit_decom.records import RunDirectory
+
+
+def refuse_changed_layer(resumed: Mapping[str, Any], given: str | None, pl_module: pl.LightningModule) -> None:
+    """Refuse to follow components from one layer to another.
+
+    Args:
+        resumed: the callback's state in the checkpoint; empty for a new run.
+        given: the layer that was asked for; None for none.
+        pl_module: whose layers they are.
+
+    Raises:
+        MisconfigurationException: naming both.
+    """
+    before = resumed.get("target_layer")
+    if before is None or given is None:
+        return
+    if resolve_layer(pl_module, given).module is not resolve_layer(pl_module, before).module:
+        raise MisconfigurationException(
+            f"Expected `target_layer` to be the one this run began with ({before!r}), but got {given!r}. "
+            "Components are followed within one layer: leave `target_layer` out, or start a new run."
+        )
+
+
+def refuse_changed_probe(resumed: Mapping[str, Any], probe: Probe) -> None:
+    """Refuse to draw curves over different images.
+
+    Args:
+        resumed: the callback's state in the checkpoint; empty for a new run.
+        probe: of this run.
+
+    Raises:
+        MisconfigurationException: saying what differs.
+    """
+    before = resumed.get("probe_digest")
+    if before is not None and before != probe.digest:
+        same_ids = tuple(resumed["probe_ids"]) == probe.ids
+        raise MisconfigurationException(
+            f"Expected the probe to be the one this run began with (digest {before[:12]}), but it has digest "
+            f"{probe.digest[:12]} and {'the same' if same_ids else 'other'} ids. Curves over different images do "
+            "not belong together: restore the data, or start a new run."
+        )
+
+
+def own_directory(before: str | Path | None, run_id: str) -> Path | None:
+    """Where the records of a run lie, if they are still there and are its own."""
+    return Path(before) if before is not None and RunDirectory(Path(before)).owner() == run_id else None

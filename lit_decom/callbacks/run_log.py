@@ -1,0 +1,164 @@
+"""What a run tells: to `callback_metrics` and the trackers at every snapshot, and once when it ends."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lit_decom import keys
+from lit_decom.callbacks.agreement import contradiction
+from lit_decom.callbacks.options import Log
+from lit_decom.callbacks.pictures import peaks_of
+from lit_decom.callbacks.reporting import Reporter, class_gains, predictions_of
+from lit_decom.callbacks.settings import KeyFilter
+from lit_decom.callbacks.tolerance import Tolerance
+from lit_decom.callbacks.trainer_access import Monitors, checkpoints_of, log_values, this_process
+from lit_decom.probe import Probe
+from lit_decom.records import RunDirectory, Snapshot
+
+
+@dataclass
+class RunLog:
+    """Passes on the numbers and pictures of a run, and keeps what is sent at its end.
+
+    Attributes:
+        prefix: of all keys.
+        options: what goes to the trackers.
+        shown: chooses the values that do.
+        tolerance: of what fails here.
+        history: numbers of every snapshot of the training, ``step`` and ``epoch`` among them.
+        predictions: what was predicted then, as :func:`lit_decom.callbacks.reporting.predictions_of` gives it.
+        dropped: how often each metric was left out.
+        report_seconds: what the last report took; None before the first.
+    """
+
+    prefix: str
+    options: Log
+    shown: KeyFilter
+    tolerance: Tolerance
+    history: list[dict[str, float]] = field(default_factory=list)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    report_seconds: float | None = None
+    _peaks: Tensor | None = None
+    _described: set[str] = field(default_factory=set)
+
+    def introduce(self, trainer: pl.Trainer, probe: Probe, settings: Mapping[str, Any]) -> None:
+        """Tell the trackers what the run is and which images are explained."""
+        if trainer.is_global_zero:
+            with self.tolerance.forgiving("describe the run"):
+                self._reporter(trainer).introduce(probe, settings)
+
+    def note(self, trainer: pl.Trainer, snapshot: Snapshot, probe: Probe) -> dict[str, float]:
+        """Warn about metrics that are missing, and give the numbers with what only the whole run knows."""
+        self.dropped.update(snapshot.dropped.keys())
+        for name, why in snapshot.dropped.items():
+            self.tolerance.warn_once(("metric", name), f"left the metric {name!r} out of a snapshot: {why}")
+        numbers = dict(snapshot.numbers) | {keys.dropped_key(name): float(n) for name, n in self.dropped.items()}
+        numbers |= class_gains(snapshot, probe.class_names)
+        self._warn_of_contradiction(trainer, snapshot)
+        if self.report_seconds is not None:
+            numbers[keys.seconds_key("report")] = self.report_seconds
+        if trainer.state.fn == "fit":
+            self.history.append({"step": snapshot.step, "epoch": snapshot.epoch} | numbers)
+            self.predictions.append(predictions_of(snapshot))
+        return numbers
+
+    def keep(self, trainer: pl.Trainer, snapshot: Snapshot, probe: Probe, directory: RunDirectory | None) -> None:
+        """Keep the record and draw from it; what fails here is missing from the report and from nothing else."""
+        if not trainer.is_global_zero:
+            return
+        if directory is not None:
+            with self.tolerance.forgiving("keep the record"):
+                snapshot.save(directory.path)
+        with self.tolerance.forgiving("draw the OSSM grid"):
+            peaks = peaks_of(snapshot, self._peaks) if self.options.one_scale else None
+            self._peaks = peaks if trainer.state.fn == "fit" else self._peaks
+            self._reporter(trainer).draw(snapshot, probe, directory, peaks)
+
+    def send(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        numbers: dict[str, float],
+        step: int,
+        directions: Mapping[str, bool | None],
+    ) -> None:
+        """Log the numbers of a snapshot; every process must call it.
+
+        Args:
+            trainer: whose monitors and trackers they are for.
+            pl_module: that is explained.
+            numbers: as :meth:`note` gives them; empty if the snapshot failed.
+            step: of the snapshot.
+            directions: by the name of a metric, whether higher is better.
+        """
+        monitors, total = Monitors(trainer, self.prefix), keys.seconds_key("total")
+        shown = self.shown.shown({**numbers, "errors": 0.0, total: 0.0}) | monitors.monitored
+        if trainer.state.fn == "fit" and trainer.is_global_zero:
+            with self.tolerance.forgiving("describe the values"):
+                self._reporter(trainer).describe(sorted(shown), directions, self._described)
+        # Only the first process reports: what failed, and what the report before this one cost, the others learn here.
+        errors, seconds = this_process(trainer).gather((self.tolerance.errors, self.report_seconds))[0]
+        numbers = numbers | {"errors": float(errors)}
+        numbers |= {} if seconds is None else {keys.seconds_key("report"): seconds}
+        costs = keys.seconds_of(numbers)
+        numbers |= {total: sum(costs.values())} if costs else {}
+        values = {keys.logged(self.prefix, key): value for key, value in numbers.items()}
+        monitors.withdraw(set(values))
+        log_values(trainer, pl_module, values, {keys.logged(self.prefix, key) for key in shown}, step)
+
+    def store(self, trainer: pl.Trainer, snapshot: Snapshot | None, directory: RunDirectory | None) -> None:
+        """Let trackers keep what a snapshot left behind, once it is known which checkpoint it explains."""
+        if not self.options.artifacts or directory is None or snapshot is None:
+            return
+        metadata = dict(snapshot.settings) | {
+            "epoch": snapshot.epoch,
+            "step": snapshot.step,
+            "checkpoints": checkpoints_of(trainer),
+        }
+        with self.tolerance.forgiving("keep the records in the tracker"):
+            self._reporter(trainer).keep(directory.path, metadata)
+
+    def finish(self, trainer: pl.Trainer, probe: Probe) -> None:
+        """Send what is sent once: a chart of all snapshots, and a table of the predictions."""
+        reporter = self._reporter(trainer)
+        with self.tolerance.forgiving("draw the curves"):
+            reporter.chart(self.history)
+        with self.tolerance.forgiving("tabulate the predictions"):
+            reporter.tabulate(self.predictions, probe)
+        if self.shown.idle and not isinstance(self.options.keys, str):
+            rank_zero_warn(
+                f"Expected each pattern of `Log(keys=...)` to match a key, but none matched {self.shown.idle}: "
+                "`trainer.callback_metrics` names all keys."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resumed run needs, as tensors and primitives."""
+        return {
+            "history": [dict(numbers) for numbers in self.history],
+            "predictions": [dict(entry) for entry in self.predictions],
+            "peaks": self._peaks,
+            "dropped": dict(self.dropped),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`state_dict` gave."""
+        self.history = [dict(numbers) for numbers in state["history"]]
+        self.predictions = [dict(entry) for entry in state.get("predictions", [])]
+        self._peaks = state.get("peaks")
+        self.dropped = Counter(state["dropped"])
+
+    def _reporter(self, trainer: pl.Trainer) -> Reporter:
+        return Reporter(trainer.loggers, self.prefix, self.options)
+
+    def _warn_of_contradiction(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
+        """Warn once where the probe was not read as the module reads its batches; a part of the data proves nothing."""
+        whole = trainer.limit_val_batches == 1.0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        found = contradiction(snapshot.labels, snapshot.logits, snapshot.module_values) if whole else None
+        if found is not None:
+            self.tolerance.warn_once("contradiction", f"explains what may not be what the module sees: {found}.")
