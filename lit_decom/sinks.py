@@ -45,19 +45,19 @@ class Sink:
 
     Args:
         default: for every other logger.
+
+    Attributes:
+        register: takes a version, as that of ``singledispatch`` does.
     """
 
     def __init__(self, default: Callable[..., None]) -> None:
         self._versions = singledispatch(default)
+        self.register = self._versions.register
         update_wrapper(self, default)
 
     def __call__(self, logger: Logger, *arguments: Any, **named: Any) -> None:
         """Call the version for a logger."""
         self._versions.dispatch(twin_of(type(logger)))(logger, *arguments, **named)
-
-    def register(self, version: Callable[..., None]) -> Callable[..., None]:
-        """Take a function whose first parameter names a kind of logger as the version for it."""
-        return self._versions.register(version)
 
     def has_version_for(self, logger: Logger) -> bool:
         """Tell whether a logger has a version of its own."""

@@ -37,7 +37,9 @@ def indices_of(loader: Any) -> list[Any] | None:
     drawn = drawn if simple else chain.from_iterable(drawn)
     found = list(dict.fromkeys(_plain_index(index) for index in islice(drawn, len(loader.dataset))))
     if not found:
-        raise NoImagesError(f"Expected {type(loader.dataset).__name__} to hold images for the probe, but it is empty.")
+        name = type(loader.dataset).__name__
+        what = f"its sampler gives nothing of {name}" if len(loader.dataset) else f"{name} is empty"
+        raise NoImagesError(f"Expected a loader that gives images for the probe, but {what}.")
     return sorted(found) if all(isinstance(index, int) for index in found) else found
 
 

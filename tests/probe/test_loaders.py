@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from lit_decom import Probe
+from lit_decom.probe import NoImagesError
 
 SIDE = 4
 VALIDATION = [3, 5, 8, 13, 21, 34]
@@ -212,6 +213,13 @@ def test_nobody_reads_a_thousand_samples_to_choose_64(options):
     dataset = Numbers(10_000, targets=False)
     assert len(Probe.from_loader(DataLoader(dataset, **options))) == 64
     assert dataset.reads <= 5 * 64 + 4
+
+
+def test_a_sampler_that_gives_nothing_is_told_from_data_that_hold_nothing():
+    with pytest.raises(NoImagesError, match="but its sampler gives nothing of Numbers"):
+        Probe.from_loader(DataLoader(Numbers(), sampler=SubsetRandomSampler([])))
+    with pytest.raises(NoImagesError, match="but Numbers is empty"):
+        Probe.from_loader(DataLoader(Numbers(0)))
 
 
 # ----- pipelines
