@@ -56,8 +56,8 @@ class DecomCAMCallback(pl.Callback):
 
     Args:
         method: how to explain; it must give components, as DecomCAM does.
-        probe: what to explain. A number asks for that many images, balanced by class, from the validation data (the
-            training data where there are none); None asks for 64.
+        probe: what to explain. A number asks for that many images, balanced by class, of what the validation loader
+            reads (the training loader where there is none); None asks for 64.
         target_layer: a name as in ``pl_module.named_modules()`` or a dotted suffix that is unique; None takes the
             deepest layer that still has 7 x 7 positions, and says which. Checkpoints keep the name, so that a run
             explains one layer throughout: a resumed training, ``validate`` and ``test`` take it from there.
@@ -131,7 +131,7 @@ class DecomCAMCallback(pl.Callback):
         self._run_id = uuid.uuid4().hex
         self._resumed: dict[str, Any] = {}
         self._class_accuracy = ClassAccuracy()
-        self._eight_bit = EightBit()
+        self._eight_bit = EightBit(self.explainer.forward)
         self._probe_loader = 0
         self._tolerance = Tolerance(strict=self.strict)
         shown = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix, self.log_options.most)

@@ -1,14 +1,15 @@
 """Images of 8 bits as the floats that a module makes of them."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from lit_decom.evidence import observing
+from lit_decom.evidence import Forward, observing
+from lit_decom.evidence.network import Asked
 from lit_decom.probe import Unpack, images_and_target
 
 _WHITE = 255.0
@@ -21,11 +22,15 @@ class EightBit:
     8-bit images, else their 255th part if it answers to that so. One that refuses uint8 is taken to get their 255th
     part from its own steps, as torchvision's transforms would give it, which a warning says.
 
+    Args:
+        forward: how the module is asked for logits; None asks its own forward.
+
     Attributes:
         divisor: of the values, once it is known; None as long as no image had 8 bits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forward: Forward | None = None) -> None:
+        self._forward = forward
         self.divisor: float | None = None
 
     def unpacking(self, model: nn.Module, unpack: Unpack | None) -> Unpack:
@@ -51,38 +56,39 @@ class EightBit:
 
     def _floats(self, model: nn.Module, images: Tensor) -> Tensor:
         if self.divisor is None:
-            self.divisor = _divisor(model, images if images.ndim == 4 else images[None])
+            self.divisor = _divisor(model, self._forward, images if images.ndim == 4 else images[None])
         return images.float() / self.divisor
 
 
-def _divisor(model: nn.Module, images: Tensor) -> float:
+def _divisor(model: nn.Module, forward: Forward | None, images: Tensor) -> float:
     """What a module divides 8-bit images by, so to speak.
 
     Raises:
         ValueError: if it does something else with them.
     """
+    asked = Asked.of(model, forward)
     with observing(model), torch.no_grad():
-        expected = _answers(model, images)
+        expected = _answers(asked.run, images)
         if expected is None:
             warnings.warn(
-                f"The images have 8 bits, which {type(model).__name__} does not take itself: it is given their 255th "
+                f"The images have 8 bits, which {asked.name} does not take itself: it is given their 255th "
                 "part. If its steps make something else of them, pass `unpack=` to do the same.",
                 stacklevel=2,
             )
             return _WHITE
         for divisor in (1.0, _WHITE):
-            answers = _answers(model, images.float() / divisor)
+            answers = _answers(asked.run, images.float() / divisor)
             if answers is not None and all(map(_alike, expected, answers)):
                 return divisor
     raise ValueError(
-        f"Expected {type(model).__name__} to see in floats what it sees in images of 8 bits, but it answers otherwise "
+        f"Expected {asked.name} to see in floats what it sees in images of 8 bits, but it answers otherwise "
         "to their values and to their 255th part. Pass `unpack=` to give the floats that it computes with."
     )
 
 
-def _answers(model: nn.Module, images: Tensor) -> Sequence[Tensor] | None:
+def _answers(ask: Callable[[Tensor], Any], images: Tensor) -> Sequence[Tensor] | None:
     try:
-        output = model(images)
+        output = ask(images)
     except (RuntimeError, TypeError, ValueError):
         return None
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]

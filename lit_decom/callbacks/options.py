@@ -66,8 +66,9 @@ class Execution:
         batch_size: probe images explained at once; with the layer's size it sets the memory needed.
         chunk_size: altered images per forward pass; by default what suits the device.
         seed: of the choice of the probe.
-        unpack: from a batch of one to image and label, where samples are neither tuples nor mappings with ``image`` and
-            ``label``.
+        unpack: from a batch, as loader and batch-transfer hooks give it, to images ``(B, C, H, W)`` and labels, where
+            they are not found by themselves (:func:`lit_decom.probe.images_and_target`) or the module's steps make
+            something else of them before they ask the network.
 
     Raises:
         ValueError: if a number is out of range.

@@ -40,7 +40,7 @@ class Network:
         self, model: nn.Module, forward: Forward | None, *, channels_last: bool, perturbed: bool = False
     ) -> None:
         self.model = model
-        self._asked = _Asked.of(model, forward)
+        self._asked = Asked.of(model, forward)
         self._answered = False
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._perturbed = perturbed
@@ -208,7 +208,7 @@ def _described(output: Any) -> str:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """How a model is asked.
 
     Attributes:
@@ -222,7 +222,8 @@ class _Asked:
     model: nn.Module
 
     @classmethod
-    def of(cls, model: nn.Module, forward: Forward | None) -> "_Asked":
+    def of(cls, model: nn.Module, forward: Forward | None) -> "Asked":
+        """Find out how a model is asked: by its forward, a submodule's, or a function of the caller's."""
         owner = type(model).__name__
         if forward is None:
             return cls(model, f"{owner}.forward", model)
@@ -232,6 +233,7 @@ class _Asked:
 
     @property
     def remedy(self) -> str:
+        """What the user can do where this way does not work."""
         children = [name for name, child in self.model.named_children() if next(child.parameters(), None) is not None]
         some = ", ".join(map(repr, children[:5]))
         named = f"the name of a submodule that takes images and returns logits (it has {some}), or " if some else ""

@@ -62,7 +62,7 @@ class InAMapping(Dividing):
         pytest.param(
             InItsSteps,
             255,
-            marks=pytest.mark.filterwarnings("ignore:The images have 8 bits, which InItsSteps does not take"),
+            marks=pytest.mark.filterwarnings("ignore:The images have 8 bits, which InItsSteps.forward does not take"),
             id="in its steps",
         ),
     ],
@@ -84,7 +84,9 @@ def test_what_is_explained_is_what_the_network_sees(tmp_path, module, divisor):
 def test_a_module_that_takes_no_8_bits_is_said_to_get_their_255th_part_once():
     find = EightBit().unpacking(nn.Conv2d(3, 2, 1), None)
     images = Bytes(4).images
-    with pytest.warns(UserWarning, match="8 bits, which Conv2d does not take itself: it is given their 255th") as said:
+    with pytest.warns(
+        UserWarning, match=r"which Conv2d\.forward does not take itself: it is given their 255th"
+    ) as said:
         found = [find((images, torch.arange(4)))[0] for _ in range(3)]
     assert len(said) == 1
     assert all(torch.equal(batch, images / 255) for batch in found)
@@ -94,6 +96,22 @@ def test_what_only_8_bits_tell_is_refused_with_the_remedy(tmp_path):
     run = trainer(tmp_path, callback(probe=4), num_sanity_val_steps=0)
     with pytest.raises(MisconfigurationException, match=r"answers otherwise to their values .*`unpack=`"):
         run.fit(tiny(Otherwise), loader(Bytes()), loader(Bytes(8)))
+
+
+class OfBatches(Tiny):
+    """Its forward takes batches; images are asked for in another way."""
+
+    def forward(self, batch):
+        return super().forward(batch[0])
+
+    def of_images(self, images: Tensor) -> Tensor:
+        return super().forward(images.float() / 255)
+
+
+def test_a_module_is_asked_as_forward_says():
+    eight_bit = EightBit(lambda module, images: module.of_images(images))
+    images, _ = eight_bit.unpacking(tiny(OfBatches), None)((Bytes(2).images, torch.arange(2)))
+    assert torch.equal(images, Bytes(2).images.float())
 
 
 def test_floats_stay_what_they_are_and_nothing_is_known_of_their_range():

@@ -298,5 +298,5 @@ def test_a_module_that_returns_logits_among_other_things_is_read_by_the_caller(t
 
     module = TwoHeads(lambda batch: batch)
     data = DataLoader(Photos(16, 2, BATCHES["tuple"][0]), batch_size=4)
-    observer = run(tmp_path, module, data, forward=lambda module, images: module(images)["fine"])
+    observer = run(tmp_path, module, data, forward=lambda asked, images: asked(images)["fine"])
     assert_explained(observer, module, rows_of(observer))
