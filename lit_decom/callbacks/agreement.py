@@ -8,7 +8,9 @@ from scipy.stats import binom
 from torch import Tensor
 
 # A name for the share of right answers, whatever words stand around it; not that of several guesses.
-_ACCURACY = re.compile(r"(?:^|[/_.\- ])acc(?:uracy)?(?:[/_.\-@ ]?(?:top[_\-]?)?1)?(?:[/_.\- ](?:epoch|micro))?$")
+_ACCURACY = re.compile(
+    r"(?:^|[/_.\- ])acc(?:uracy)?(?:[/_.\-@ ]?(?:top[_\-]?)?1)?(?:[/_.\- ](?:epoch|micro))?(?:/dataloader_idx_\d+)?$"
+)
 _NOT_OF_VALIDATION = re.compile(r"train|macro|balanced|class")
 _ODDS = 1e-6
 _EDGE = 0.01

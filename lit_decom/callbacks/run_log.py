@@ -57,7 +57,7 @@ class RunLog:
         """Warn about metrics that are missing, and give the numbers with what only the whole run knows."""
         self.dropped.update(snapshot.dropped.keys())
         for name, why in snapshot.dropped.items():
-            self.tolerance.warn_once(("metric", name), f"left the metric {name!r} out of a snapshot: {why}")
+            self.tolerance.let_pass(("metric", name), f"left the metric {name!r} out of a snapshot: {why}")
         numbers = dict(snapshot.numbers) | {keys.dropped_key(name): float(n) for name, n in self.dropped.items()}
         numbers |= class_gains(snapshot, probe.class_names)
         self._warn_of_contradiction(trainer, snapshot)
@@ -161,4 +161,4 @@ class RunLog:
         whole = trainer.limit_val_batches == 1.0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
         found = contradiction(snapshot.labels, snapshot.logits, snapshot.module_values) if whole else None
         if found is not None:
-            self.tolerance.warn_once("contradiction", f"explains what may not be what the module sees: {found}.")
+            self.tolerance.warn_once("contradiction", f"may explain something else than what the module sees: {found}.")

@@ -30,11 +30,15 @@ class Tolerance:
             if self.strict:
                 raise
             self.errors += 1
-            self.warn_once((what, type(error)), f"could not {what}: {type(error).__name__}: {error}")
+            self.let_pass((what, type(error)), f"could not {what}: {type(error).__name__}: {error}")
 
-    def warn_once(self, what: object, message: str) -> None:
-        """Warn of something that a strict run would not go on with."""
-        if what not in self._warned:
-            self._warned.add(what)
-            end = "" if message.endswith(".") else "."
-            rank_zero_warn(f"DecomCAMCallback {message}{end} Training goes on; `strict=True` makes this an error.")
+    def let_pass(self, kind: object, what: str) -> None:
+        """Warn, once of its kind, of what would end a strict run."""
+        end = "" if what.endswith(".") else "."
+        self.warn_once(kind, f"{what}{end} Training goes on; `strict=True` makes this an error.")
+
+    def warn_once(self, kind: object, what: str) -> None:
+        """Warn of anything, once of its kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            rank_zero_warn(f"DecomCAMCallback {what}")

@@ -16,7 +16,7 @@ def answers(n_right, n=64, n_classes=4):
 
 
 @pytest.mark.parametrize(
-    "name", ["val/acc", "val_acc", "valid/accuracy_epoch", "acc", "val_acc1", "val/acc@1", "Acc_top1"]
+    "name", ["val/acc", "val_acc", "valid/accuracy_epoch", "acc", "val_acc1", "val/acc@1", "val/acc/dataloader_idx_1"]
 )
 @pytest.mark.parametrize(("logged", "right"), [(0.9, 5), (90.0, 5), (1.0, 20), (0.1, 60), (0.0, 40)])
 def test_what_cannot_be_by_chance_is_said_with_the_figures(name, logged, right):
@@ -93,10 +93,10 @@ def train(tmp_path, module, **arguments):
 
 
 def test_labels_that_the_steps_change_are_warned_about_once(tmp_path):
-    with pytest.warns(UserWarning, match=r"what the module sees: the network gets \d+ of the probe's 32") as said:
+    with pytest.warns(UserWarning, match=r"than what the module sees: the network gets \d+ of the probe's 32") as said:
         run = train(tmp_path, Shifted)
     assert run.callback_metrics["val/acc"] > 0.6
-    assert len([entry for entry in said if "may not be what" in str(entry.message)]) == 1
+    assert len([entry for entry in said if "something else than what" in str(entry.message)]) == 1
 
 
 def test_an_accuracy_of_a_part_of_the_data_proves_nothing(tmp_path):

@@ -1,5 +1,11 @@
 """The probe out of a Trainer's data, however these come."""
 
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -152,6 +158,61 @@ def test_processes_whose_pipelines_differ_all_take_the_probe_of_the_first(tmp_pa
     run.fit(tiny(), loader(), loader(Spots(8, seed=2)))
     assert second.probe is first
     assert len(gathered) == 2
+
+
+PROCESSES = """
+    import datetime, json, sys, warnings
+    from pathlib import Path
+
+    import torch
+    import torch.distributed as dist
+    from lightning.pytorch.strategies import DDPStrategy
+    from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler
+
+    from tests.helpers.modules import Spots, callback, loader, tiny, trainer
+
+    warnings.simplefilter("ignore")
+    root = Path(sys.argv[1])
+
+
+    class Shares(IterableDataset):
+        '''Every other image, by process.'''
+
+        def __iter__(self):
+            rank = dist.get_rank() if dist.is_initialized() else 0
+            return iter([Spots(16, seed=2)[index] for index in range(rank, 16, 2)])
+
+
+    data = {
+        "sampler": loader(Spots(16, seed=2), sampler=SubsetRandomSampler(list(range(4, 12)))),
+        "stream": DataLoader(Shares(), batch_size=2),
+    }
+    for name, validation in data.items():
+        strategy = DDPStrategy(process_group_backend="gloo", timeout=datetime.timedelta(seconds=60))
+        observer = callback(probe=8)
+        run = trainer(root, observer, devices=2, strategy=strategy, num_sanity_val_steps=0)
+        run.fit(tiny(), loader(), validation)
+        found = {"ids": observer.probe.ids, "digest": observer.probe.digest}
+        (root / f"{name}{run.global_rank}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_one_probe_whatever_shares_their_data_come_in(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(PROCESSES))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert found["sampler0"] == found["sampler1"]
+    assert found["stream0"] == found["stream1"]
+    # What the sampler gives to both processes together, and the first process's share of the stream.
+    assert sorted(map(int, found["sampler0"]["ids"])) == list(range(4, 12))
+    assert len(found["stream0"]["ids"]) == 8
 
 
 class WithNormalisation(Spots):
