@@ -32,7 +32,8 @@ class Explainer:
         target_layer: a name as in ``model.named_modules()`` or a dotted suffix that is unique; None for the one that
             :func:`lit_decom.find_target_layer` finds, see :meth:`at`.
         target: ``"label"``, ``"predicted"``, ``"contrast"`` (the two largest logits), one class for all images, or a
-            callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``.
+            callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``. A sigmoid is two classes, there and
+            not there, whose scores are plus and minus half its logit.
         batch_size: images explained at once; with the layer's size it sets the memory needed.
         chunk_size: altered images per forward pass, as for :func:`lit_decom.capture`.
         forward: as for :func:`lit_decom.capture`.
@@ -81,10 +82,18 @@ class Explainer:
             model: the network, in any mode; left as it is.
             piece: of the probe, on the network's device.
             targets: what is explained instead of ``target``.
+
+        Raises:
+            ValueError: if the network has no such target, or other labels than the probe.
         """
         if self.target_layer is None:
             return self.at(model, piece.images).capture(model, piece, targets)
-        return capture(
+        if piece.multilabel and isinstance(self.target, int):
+            raise ValueError(
+                "Expected `target` to be 'label', 'predicted', 'contrast' or a callable where every row of the probe "
+                f"asks about one label, but got {self.target}: `capture(..., targets={self.target})` explains that one."
+            )
+        found = capture(
             model,
             self.target_layer,
             piece.images,
@@ -93,7 +102,15 @@ class Explainer:
             std=piece.std,
             forward=self.forward,
             chunk_size=self.chunk_size,
+            asked=piece.asked,
         )
+        n_classes = found.logits.shape[1]
+        if piece.multilabel and n_classes != len(piece.class_names or ()):
+            raise ValueError(
+                f"Expected one logit for each of the probe's {len(piece.class_names or ()) // 2} labels, but got "
+                f"{n_classes // 2}."
+            )
+        return found
 
     def pieces(
         self, model: nn.Module, probe: Probe, starts: Callable[[Probe, Tensor], Sequence[Tensor]] | None = None

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom import keys
-from lit_decom.components import Components, ComponentTracker, FactorFindings, SharedFindings, Tracked, summarize
+from lit_decom.components import (
+    Components,
+    ComponentTracker,
+    FactorFindings,
+    FollowedFactors,
+    SharedFindings,
+    Tracked,
+    summarize,
+)
 from lit_decom.evidence import ForwardError, refuse_changes
 from lit_decom.evidence.observing import device_of
 from lit_decom.explainer import Explained, Explainer, Explanations, summary, warn_of_embeddings
@@ -86,6 +94,10 @@ class Observer:
                 f"but: {error}"
             ) from error
         self.probe, self.explainer, self.board = probe, explainer, board
+        if probe.multilabel and isinstance(self.shared, FollowedFactors):
+            # They tell classes that exclude one another apart: what all logits share is nothing to a softmax, but is
+            # an answer of each sigmoid.
+            self.shared = None
         return predicted.activations.shape[-2], predicted.activations.shape[-1]
 
     def _new_board(self, probe: Probe) -> Scoreboard | None:
@@ -328,7 +340,8 @@ def _refuse_labels_outside(labels: Tensor, n_classes: int) -> None:
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of the images that the network gets right; one whose logits are not finite is wrong."""
-    right = (logits.argmax(dim=1) == labels.cpu()) & logits.isfinite().all(dim=1)
+    # Minus infinity is the logit of what cannot be.
+    right = (logits.argmax(dim=1) == labels.cpu()) & logits.amax(dim=1).isfinite()
     return right.float().mean().item()
 
 

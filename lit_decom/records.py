@@ -298,7 +298,7 @@ def displayed(probe: Probe) -> Tensor:
 
 
 def _arrays_of(probe: Probe) -> dict[str, Any]:
-    texts = {name: getattr(probe, name) for name in ("ids", "part_names", "class_names")}
+    texts = {name: getattr(probe, name) for name in ("ids", "part_names", "class_names", "multilabel")}
     texts["boxes"] = None if probe.boxes is None else [box.tolist() for box in probe.boxes]
     arrays = {name: getattr(probe, name) for name in ("labels", "masks", "parts")}
     return {

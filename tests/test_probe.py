@@ -322,9 +322,12 @@ def test_what_only_some_images_have_is_left_out():
         ((IMAGE, {"kind": 1}), r"target to have the key 'label', but got \['kind'\]"),
         (("photo.png", 1), r"a sample's image to be \(C, H, W\), but got tuple"),
         ((torch.ones(SIDE, SIDE, 3, 1, 1), 1), r"image to be \(C, H, W\), but got \(1, 6, 6, 3, 1, 1\)"),
-        ((IMAGE, torch.tensor([0.0, 1.0])), r"label to be one class index, but got \(1, 2\) torch\.float32"),
-        ((IMAGE, torch.tensor([0, 1])), r"label to be one class index, but got \(1, 2\) torch\.int64"),
-        ((IMAGE, 0.5), r"label to be one class index, but got \(1,\) torch\.float64"),
+        (
+            (IMAGE, torch.tensor([0.3, 0.7])),
+            r"label to be one class index, or .* but got \(1, 2\) torch\.float32",
+        ),
+        ((IMAGE, torch.tensor([0, 2])), r"label to be one class index, or .* but got \(1, 2\) torch\.int64"),
+        ((IMAGE, 0.5), r"label to be one class index, or .* but got \(1,\) torch\.float64"),
         (
             (IMAGE, {"label": 0, "masks": torch.ones(2 * SIDE, 2 * SIDE)}),
             r"`masks` to have its image's size \(6, 6\), but got \(1, 12, 12\)",
@@ -388,7 +391,10 @@ def test_lists_arrays_and_other_number_types_are_taken():
         ({"images": torch.zeros(3, SIDE, SIDE)}, r"`images` to be \(n, C, H, W\) .* but got \(3, 6, 6\)"),
         ({"images": torch.zeros(5, 3, SIDE, SIDE, dtype=torch.uint8)}, r"floating point, but got torch\.uint8"),
         ({"labels": torch.zeros(4, dtype=torch.long)}, r"`labels` to be \(5,\) class indices, but got \(4,\)"),
-        ({"labels": torch.zeros(5)}, r"`labels` to be \(5,\) class indices, but got \(5,\) torch\.float32"),
+        (
+            {"labels": torch.full((5,), 0.5)},
+            r"`labels` to be class indices \(n,\), or .* but got \(5,\) torch\.float32",
+        ),
         ({"ids": "abcd"}, r"`ids` to be 5 different names, but got 4"),
         ({"ids": "abcda"}, r"`ids` to be 5 different names, but got 4"),
         ({"masks": torch.ones(5, SIDE, 4)}, r"`masks` to be \(5, 6, 6\), but got \(5, 6, 4\)"),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lit_decom.evidence.network import Forward, Network
 from lit_decom.evidence.observing import observing
+from lit_decom.functional.labels import as_labels
 from lit_decom.probe import Unpack, images_and_labels
 from lit_decom.process import Process
 
@@ -25,11 +26,9 @@ class ClassAccuracy:
         images, labels = images_and_labels(batch, unpack)
         with observing(model), torch.no_grad():
             logits = Network(model, forward, channels_last=False)(images)
-        n_classes, labelled = logits.shape[1], labels >= 0
-        logits, labels = logits[labelled], labels[labelled]
-        right = (logits.argmax(dim=1) == labels).float()
+        right, classes, n_classes = _answers(logits, as_labels(labels))
         counts = torch.stack(
-            [torch.bincount(labels, right, n_classes), torch.bincount(labels, minlength=n_classes).float()]
+            [torch.bincount(classes, right.float(), n_classes), torch.bincount(classes, minlength=n_classes).float()]
         ).cpu()
         self._counts = counts if self._counts is None else self._counts + counts
 
@@ -41,3 +40,14 @@ class ClassAccuracy:
             return None
         right, total = torch.stack(counts).sum(dim=0).unbind()
         return right / total
+
+
+def _answers(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Whether each answer is right, the class that is right, and how many classes there are; -1 is no label."""
+    n_classes = logits.shape[1]
+    if labels.ndim == 1:
+        labelled = labels >= 0
+        return (logits.argmax(dim=1) == labels)[labelled], labels[labelled], n_classes
+    # Every label is two classes, as in `lit_decom.functional.labels`.
+    classes = torch.arange(n_classes, device=labels.device) + n_classes * ~labels
+    return ((logits > 0) == labels).flatten(), classes.flatten(), 2 * n_classes

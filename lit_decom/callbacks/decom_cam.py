@@ -275,6 +275,11 @@ class DecomCAMCallback(pl.Callback):
             self._layer = layer
         if self.explainer.target_layer is None:
             rank_zero_info(f"DecomCAM explains `target_layer={layer!r}` ({grid[0]} x {grid[1]} positions).")
+        if probe.multilabel:
+            rank_zero_info(
+                f"DecomCAM explains {len(probe)} pairs of an image and one of its labels. Labels that do not exclude "
+                "one another have no decision factors."
+            )
         if self._keeps_records(trainer):
             self._open_directory(trainer, probe)
 

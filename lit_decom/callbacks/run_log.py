@@ -60,7 +60,9 @@ class RunLog:
             self.tolerance.let_pass(("metric", name), f"left the metric {name!r} out of a snapshot: {why}")
         numbers = dict(snapshot.numbers) | {keys.dropped_key(name): float(n) for name, n in self.dropped.items()}
         numbers |= class_gains(snapshot, probe.class_names)
-        self._warn_of_contradiction(trainer, snapshot)
+        if not probe.multilabel:
+            # Of independent labels the probe has those that are there; an accuracy is of those that are not as well.
+            self._warn_of_contradiction(trainer, snapshot)
         if self.report_seconds is not None:
             numbers[keys.seconds_key("report")] = self.report_seconds
         if trainer.state.fn == "fit":

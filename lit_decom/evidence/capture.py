@@ -13,6 +13,7 @@ from lit_decom.evidence.observing import observing
 from lit_decom.evidence.recorder import Recorder, arranged, backward, record
 from lit_decom.evidence.targets import Targets, TargetScore, bind
 from lit_decom.functional.base import widened
+from lit_decom.functional.labels import logits_of_label
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Capture:
         mean: normalisation of the images ``(C,)``, where known.
         std: normalisation of the images ``(C,)``, where known.
         chunk_size: altered images per forward pass.
+        asked: for a network of independent labels, the label ``(B,)`` that each image is asked about: logits, targets
+            and scores are those of :func:`lit_decom.functional.labels.logits_of_label`, of twice as many classes as
+            the network has logits.
     """
 
     images: Tensor
@@ -48,6 +52,7 @@ class Capture:
     mean: Tensor | None = None
     std: Tensor | None = None
     chunk_size: int = 10
+    asked: Tensor | None = None
 
     def again(self, images: Tensor, targets: Targets | None = None) -> "Capture":
         """Explain altered versions of the same images in the same way.
@@ -77,10 +82,13 @@ class Capture:
             )
         with observing(self.model):
             images, recorder = _outside_inference(images), Recorder(self.layer)
-            logits = recorder.run(self.network, images)
-            bound = (self.targets, self.score) if targets is None else bind(targets, logits.detach())
-            found = _evidence(self.network, recorder, images, logits, bound[1])
-        return replace(self, targets=bound[0], score=bound[1], **found._asdict())
+            output = recorder.run(self.network, images)
+            if targets is None:
+                classes, score = self.targets, self.score
+            else:
+                classes, score = bind(targets, _read(output.detach(), self.asked))
+            found = _evidence(self.network, recorder, images, output, score, asked=self.asked)
+        return replace(self, targets=classes, score=score, **found._asdict())
 
     def rescore(self, rows: Tensor, alter: Callable[[slice], Tensor], dtype: ScoreDtype = "float32") -> Tensor:
         """Run the model on altered images that are made only when their chunk is due.
@@ -99,7 +107,8 @@ class Capture:
         parts = [self.logits.new_zeros(0, self.logits.shape[1])]
         with observing(self.model), torch.no_grad():
             for start in range(0, len(rows), self.chunk_size):
-                parts.append(self.network(alter(slice(start, start + self.chunk_size)), dtype))  # noqa: PERF401
+                part = slice(start, start + self.chunk_size)
+                parts.append(_read(self.network(alter(part), dtype), self.asked, rows[part]))
         return torch.cat(parts)
 
     def relogits(self, altered: Tensor) -> Tensor:
@@ -127,6 +136,7 @@ def capture(
     std: Tensor | None = None,
     forward: Forward | None = None,
     chunk_size: int | None = None,
+    asked: Tensor | None = None,
 ) -> Capture:
     """Run a model forward, and backward as far as one layer.
 
@@ -146,13 +156,15 @@ def capture(
             ``(model, images) -> output``, or the name of a submodule to be called on the images. The logits are the
             output itself, or its attribute or key ``logits``.
         chunk_size: altered images per forward pass later on; by default eight of 224 x 224 pixels on a CPU.
+        asked: for a network of independent labels (sigmoids), the label ``(B,)`` that each image is asked about; None
+            where classes exclude one another. See :attr:`Capture.asked` for what targets are then.
 
     Returns:
         The evidence.
 
     Raises:
         ForwardError: if the model raises on the images or returns no logits; it is a ValueError.
-        ValueError: if there is no image, or a target is no class of the model.
+        ValueError: if there is no image, or a target or a label is none of the model's.
         TargetLayerError: if the layer is unknown, has no feature grid, or the logits do not depend on it.
     """
     images = _checked(images)
@@ -162,9 +174,10 @@ def capture(
     layer = resolve_layer(model, layer) if isinstance(layer, str) else layer
     with observing(model):
         images = _outside_inference(images)
-        network, recorder, logits = record(model, layer, images, forward)
-        classes, score = bind(targets, logits.detach())
-        found = _evidence(network, recorder, images, logits, score)
+        network, recorder, output = record(model, layer, images, forward)
+        asked = _checked_labels(asked, output)
+        classes, score = bind(targets, _read(output.detach(), asked))
+        found = _evidence(network, recorder, images, output, score, asked=asked)
         return Capture(
             **found._asdict(),
             targets=classes,
@@ -175,7 +188,13 @@ def capture(
             mean=_per_channel("mean", mean, found.images),
             std=_per_channel("std", std, found.images),
             chunk_size=chunk_size or _default_chunk(images),
+            asked=asked,
         )
+
+
+def _read(output: Tensor, asked: Tensor | None, rows: Tensor | slice = slice(None)) -> Tensor:
+    """From what the network returns for some rows to the logits that are explained, scored and kept."""
+    return output if asked is None else logits_of_label(output, asked[rows])
 
 
 class _Evidence(NamedTuple):
@@ -187,18 +206,20 @@ class _Evidence(NamedTuple):
     gradients: Tensor
 
 
-def _evidence(network: Network, recorder: Recorder, images: Tensor, logits: Tensor, score: TargetScore) -> _Evidence:
+def _evidence(
+    network: Network, recorder: Recorder, images: Tensor, output: Tensor, score: TargetScore, *, asked: Tensor | None
+) -> _Evidence:
     # A float64 network saw them widened.
-    images = images.to(logits.dtype)
+    images = images.to(output.dtype)
     to_map = arranged(recorder, network, images)
     activations = to_map(recorder.leaf.detach())
-    gradient = backward(network, recorder, images, logits, score)
+    gradient = backward(network, recorder, images, output, lambda out, rows: score(_read(out, asked, rows), rows))
     if gradient is None:
         raise TargetLayerError(
             f"Expected the target score to depend on `target_layer` {recorder.layer.name!r}, but no gradient arrives "
             "there."
         )
-    return _Evidence(images, logits.detach(), activations, to_map(gradient))
+    return _Evidence(images, _read(output.detach(), asked), activations, to_map(gradient))
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -207,6 +228,20 @@ def _checked(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         raise ValueError(f"Expected `images` to be as the model sees them, floating point, but got {images.dtype}.")
     return widened(images)
+
+
+def _checked_labels(asked: Tensor | None, output: Tensor) -> Tensor | None:
+    if asked is None:
+        return None
+    batch, n_labels = output.shape
+    asked = torch.as_tensor(asked, device=output.device)
+    if asked.shape != (batch,) or asked.is_floating_point():
+        raise ValueError(f"Expected `asked` to be ({batch},) labels, but got {tuple(asked.shape)} {asked.dtype}.")
+    if asked.min() < 0 or asked.max() >= n_labels:
+        raise ValueError(
+            f"Expected `asked` to be between 0 and {n_labels - 1}, but got {int(asked.min())} to {int(asked.max())}."
+        )
+    return asked.long()
 
 
 def _outside_inference(images: Tensor) -> Tensor:

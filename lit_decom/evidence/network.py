@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_decom.evidence.layers import TargetLayerError, resolve_submodule
 from lit_decom.evidence.substitution import Slot, slots, substituted
 from lit_decom.functional.base import widened
+from lit_decom.functional.labels import two_logits
 
 ScoreDtype = Literal["float32", "bfloat16"]
 Forward = Callable[[nn.Module, Tensor], Any] | str
@@ -59,7 +60,8 @@ class Network:
             dtype: ``"bfloat16"`` runs under autocast.
 
         Returns:
-            Logits ``(n, N)`` in float32 (float64 for a float64 model).
+            Logits ``(n, N)`` in float32 (float64 for a float64 model); one logit per image, ``(n, 1)`` or ``(n,)``, is
+            read as those of two classes, see :mod:`lit_decom.functional.labels`.
 
         Raises:
             ForwardError: if the output holds no such logits, or at the first call anything is raised.
@@ -76,12 +78,14 @@ class Network:
             self._rounded = False
             del self._weights[dtype]
             logits = self._run(images, dtype)
-        if not (isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()):
+        one_each = isinstance(logits, Tensor) and logits.ndim < 2 and logits.numel() == len(images)
+        if not (isinstance(logits, Tensor) and (logits.ndim == 2 or one_each) and logits.is_floating_point()):
             raise ForwardError(
                 f"Expected {self._asked.name} to return logits (B, N), but got {_described(logits)}. "
                 f"{self._asked.remedy}"
             )
-        return logits if logits.dtype == torch.float64 else logits.float()
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return two_logits(logits.view(-1, 1)) if one_each or logits.shape[1] == 1 else logits
 
     def weights_in_place(self, dtype: ScoreDtype = "float32") -> AbstractContextManager[None]:
         """Let the model itself compute with the detached weights while a block runs.

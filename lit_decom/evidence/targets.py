@@ -33,8 +33,6 @@ def bind(targets: Targets, logits: Tensor) -> tuple[Tensor, TargetScore]:
         return torch.full((batch,), -1, device=logits.device), targets
     if isinstance(targets, str):
         if targets == "contrast":
-            if n_classes < 2:
-                raise ValueError("Expected at least 2 logits for `targets='contrast'`, but got 1.")
             first, second = logits.topk(2, dim=1).indices.unbind(1)
             return first, lambda out, rows: _pick(out, first[rows]) - _pick(out, second[rows])
         if targets != "predicted":

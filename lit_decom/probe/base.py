@@ -11,25 +11,33 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from lit_decom.functional.labels import as_labels
 from lit_decom.probe.batches import Unpack, plain, xyxy
 from lit_decom.probe.reading import read_dataset, read_loader
+from lit_decom.probe.rows import one_row_per_label
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
     """A fixed labelled set of images, as the network sees them, with what is known about where things are.
 
+    Where an image may have several of ``N`` labels, each row is an image and one of its labels: an image with two
+    labels is there twice. The row asks whether its label is there, and has two answers, which are classes of their own:
+    ``k`` says that label ``k`` is there, ``N + k`` that it is not.
+
     Attributes:
         images: ``(n, C, H, W)``, normalised as for the network.
-        labels: ``(n,)`` class indices.
+        labels: ``(n,)`` class indices, the right answers.
         ids: one name per image; the dataset's index where it comes from a dataset.
         masks: object masks ``(n, H, W)`` bool.
         boxes: boxes ``(m, 4)`` per image, as x1, y1, x2, y2 in pixels.
         parts: part masks ``(n, R, H, W)`` bool.
         part_names: ``R`` names.
-        class_names: ``N`` names; classes beyond those that are given are called by their number.
+        class_names: ``N`` names; classes beyond those that are given are called by their number. Where labels are
+            independent, the names of all labels and then those of their absence.
         mean: normalisation ``(C,)`` of the images, where known.
         std: normalisation ``(C,)`` of the images, where known.
+        multilabel: whether labels are independent, as for a network with one sigmoid per label.
 
     Raises:
         ValueError: if the probe is empty or its parts do not fit together.
@@ -45,6 +53,7 @@ class Probe:
     class_names: tuple[str, ...] | None = None
     mean: Tensor | None = None
     std: Tensor | None = None
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or len(self.images) == 0:
@@ -65,6 +74,9 @@ class Probe:
         self._check_regions()
         if self.class_names is not None:
             object.__setattr__(self, "class_names", _names_up_to(int(self.labels.max()), self.class_names))
+        if self.multilabel and (not self.class_names or len(self.class_names) % 2):
+            got = self.class_names and len(self.class_names)
+            raise ValueError(f"Expected `class_names` of every label and of its absence, but got {got}.")
 
     def _check_regions(self) -> None:
         n, channels, height, width = self.images.shape
@@ -93,8 +105,10 @@ class Probe:
 
         Args:
             images: ``(n, C, H, W)``, as the network shall see them.
-            labels: ``(n,)`` class indices.
-            **known: any other attribute of the class.
+            labels: ``(n,)`` class indices; or 0 and 1 for each of ``N`` labels, ``(n, N)``, for one row per image and
+                label that it has: labels that are not there, and images without any, have no row.
+            **known: any other attribute of the class, of the images; with ``(n, N)`` labels, ``class_names`` are the
+                ``N`` names of the labels, and ``masks`` may be ``(n, N, H, W)``, one for each label.
 
         Returns:
             The probe, with copies of the tensors on the CPU.
@@ -107,9 +121,10 @@ class Probe:
                 known[name] = tuple(str(entry) for entry in known[name])
         if known.get("boxes") is not None:
             known["boxes"] = tuple(plain(xyxy(box)).float().reshape(-1, 4) for box in known["boxes"])
-        labels = plain(labels)
-        labels = labels if labels.is_floating_point() else labels.long()
-        return cls(plain(images).clone(), labels.clone(), **known)
+        images, labels = plain(images), as_labels(plain(labels))
+        if labels.ndim == 2:
+            images, labels, known = one_row_per_label(images, labels, known)
+        return cls(images.clone(), labels.clone(), **known)
 
     @classmethod
     def from_dataset(
@@ -134,7 +149,8 @@ class Probe:
                 ``(image, {"label", "masks", "boxes", "parts"})``, a mapping, dataclass or named tuple with the usual
                 names (``image`` or ``pixel_values``, ``label`` or ``labels``, ...), or whatever ``unpack`` understands.
                 What has a negative label is left out.
-            n: how many images; fewer if the dataset has fewer.
+            n: how many images; fewer if the dataset has fewer. Where images may have several labels, about how many
+                rows of an image and one of its labels: as many images, each with all of its labels, as are within it.
             seed: of the choice, and of whatever the transforms draw while they are read.
             balance: ``"class"`` takes as many of each class as there are to have, ``"none"`` takes any.
             unpack: from a batch of one to image ``(1, C, H, W)`` and label or mapping.
@@ -174,7 +190,7 @@ class Probe:
 
         Args:
             loader: anything that gives batches again and again.
-            n: how many images; fewer if it gives fewer.
+            n: how many images or rows, as in :meth:`from_dataset`; fewer if it gives fewer.
             seed: as in :meth:`from_dataset`.
             balance: as in :meth:`from_dataset`.
             unpack: from a batch to images ``(B, C, H, W)`` and labels or mapping.
@@ -201,6 +217,11 @@ class Probe:
                 total.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         total.update(repr(self.ids).encode())
         return total.hexdigest()
+
+    @property
+    def asked(self) -> Tensor | None:
+        """The label ``(n,)`` that each row asks about, of independent ones; None where classes exclude one another."""
+        return self.labels % (len(self.class_names) // 2) if self.multilabel and self.class_names else None
 
     def class_name(self, index: int) -> str:
         """Name a class, by its number where no name is known."""
@@ -244,9 +265,14 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def _names_up_to(label: int, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of all classes up to the largest label; a warning says that some were missing."""
+    """Names of all classes up to the largest label; a warning says that some were missing.
+
+    One name of two is that of label 1, whose absence is the other one.
+    """
     if label < len(names):
         return names
+    if label == len(names) == 1:
+        return f"no {names[0]}", names[0]
     warnings.warn(
         f"There are {len(names)} `class_names`, but a label of {label}: the other classes are called by their number.",
         stacklevel=4,

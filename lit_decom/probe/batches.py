@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_decom.functional.labels import as_labels
+
 Unpack = Callable[[Any], tuple[Tensor, Any]]
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -57,7 +59,7 @@ def images_and_target(batch: Any) -> tuple[Tensor, Any]:
 
 
 def images_and_labels(batch: Any, unpack: Unpack | None = None) -> tuple[Tensor, Tensor]:
-    """Find the images ``(B, C, H, W)`` and class indices ``(B,)`` of a collated batch.
+    """Find the images ``(B, C, H, W)`` and labels of a collated batch, the latter in any form that ``as_labels`` takes.
 
     Raises:
         ValueError: if the batch is not understood.
@@ -104,7 +106,8 @@ def _known_of(target: Any) -> dict[str, Any]:
             f"Expected a sample's target to have the key 'label', but got {sorted(map(str, target))}. "
             "Pass `unpack=` to find it."
         )
-    return {name: target[name] for name in ("label", "masks", "parts", "boxes") if name in target}
+    names = ("label", "masks", "label_masks", "parts", "boxes")
+    return {name: target[name] for name in names if name in target}
 
 
 def _only(value: Any) -> Any:
@@ -114,9 +117,9 @@ def _only(value: Any) -> Any:
 
 def _sample(image: Tensor, target: Mapping[str, Any]) -> Sample:
     """One image ``(1, C, H, W)`` with a target whose entries have no batch dimension, or one of 1."""
-    found: dict[str, Any] = {"label": _class_index(target["label"])}
+    found: dict[str, Any] = {"label": _label_of(target["label"])}
     size = image.shape[-2:]
-    for name in {"masks", "parts"} & set(target):
+    for name in {"masks", "label_masks", "parts"} & set(target):
         grids = plain(target[name]).bool()
         if grids.shape[-2:] != size:
             raise ValueError(
@@ -129,15 +132,16 @@ def _sample(image: Tensor, target: Mapping[str, Any]) -> Sample:
     return image, found
 
 
-def _class_index(value: Any) -> Tensor:
-    """Label of one sample as a scalar on the CPU; a negative one means that nobody labelled it."""
-    label = torch.as_tensor(value)
-    if label.numel() != 1 or label.is_floating_point():
+def _label_of(value: Any) -> Tensor:
+    """Class of one sample ``()``, negative where nobody labelled it; or which labels it has, ``(N,)`` bool."""
+    label = plain(value)
+    try:
+        return as_labels(label.reshape(1, -1))[0]
+    except ValueError as error:
         raise ValueError(
-            f"Expected a sample's label to be one class index, but got {tuple(label.shape)} {label.dtype}. "
-            "Pass `unpack=` to make it one."
-        )
-    return plain(label).long().reshape(())
+            "Expected a sample's label to be one class index, or 0 and 1 for each of several labels, but got "
+            f"{tuple(label.shape)} {label.dtype}. Pass `unpack=` to make it one."
+        ) from error
 
 
 def _named(batch: Any) -> dict[Any, Any] | None:
@@ -192,9 +196,10 @@ def _target_among(entries: Sequence[Any], image: Tensor) -> Any:
             return target
     n = len(image) if image.ndim == 4 else 1
     fitting = [entry for entry in entries if _is_one_index_each(entry, n)]
+    fitting = fitting or [entry for entry in entries if _is_yes_or_no(entry, n)]
     if len(fitting) > 1:
         warnings.warn(
-            f"{len(fitting)} entries of a batch hold one whole number per image: the first of them is taken for the "
+            f"{len(fitting)} entries of a batch may be the labels: the first of them is taken for the "
             "label. Pass `unpack=` if it is another one.",
             stacklevel=2,
         )
@@ -209,6 +214,13 @@ def _is_one_index_each(value: Any, n: int) -> bool:
     numbers = torch.as_tensor(value)
     whole = not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
     return whole and numbers.numel() == n and numbers.ndim <= 2
+
+
+def _is_yes_or_no(value: Any, n: int) -> bool:
+    """Whether it holds 0 and 1 for each image, or for each label of each image."""
+    if not isinstance(value, Tensor) or not value.numel() or ((value != 0) & (value != 1)).any():
+        return False
+    return value.numel() == n or (value.ndim == 2 and len(value) == n) or (value.ndim == 1 and n == 1)
 
 
 def _no_image(found: Any) -> NoImagesError:

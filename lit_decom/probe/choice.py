@@ -5,8 +5,11 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset, Subset
+
+from lit_decom.probe.rows import classes_in
 
 _SCANNED_PER_WANTED = 4
 _SCANNED_AT_LEAST = 50
@@ -18,7 +21,7 @@ def most_scanned(n: int) -> int:
 
 
 def choose(
-    candidates: Sequence[Any], n: int, seed: int, balance: str, label_of: Callable[[Any], int], *, costly: bool
+    candidates: Sequence[Any], n: int, seed: int, balance: str, labels_of: Callable[[Any], list[int]], *, costly: bool
 ) -> list[Any]:
     """Choose labelled samples, the classes taking turns, so that the first few show as many of them as can be.
 
@@ -27,7 +30,7 @@ def choose(
         n: how many.
         seed: of the order.
         balance: ``"class"``, or ``"none"`` for no turns.
-        label_of: the label of an index; a negative one means that there is none.
+        labels_of: the class of an index, or all of its labels; it may have none.
         costly: whether telling a label means reading a sample, so that only some are looked at.
 
     Returns:
@@ -40,17 +43,19 @@ def choose(
         raise ValueError(f"Expected `balance` to be 'class' or 'none', but got {balance!r}.")
     order = [candidates[row] for row in np.random.default_rng(seed).permutation(len(candidates)).tolist()]
     order = order[: most_scanned(n)] if costly else order
-    labelled = ((index, label) for index in order if (label := label_of(index)) >= 0)
+    labelled = ((index, labels) for index in order if (labels := labels_of(index)))
     if balance == "none":
         chosen = [index for index, _ in islice(labelled, n)]
     else:
         by_class: dict[int, list[Any]] = {}
-        for index, label in labelled:
-            by_class.setdefault(label, []).append(index)
+        for index, labels in labelled:
+            for label in labels:
+                by_class.setdefault(label, []).append(index)
         turns = [(turn, label, index) for label, members in by_class.items() for turn, index in enumerate(members)]
-        chosen = [index for _, _, index in sorted(turns, key=lambda entry: entry[:2])[:n]]
+        taken = dict.fromkeys(index for _, _, index in sorted(turns, key=lambda entry: entry[:2]))
+        chosen = list(islice(taken, n))
     if not chosen:
-        raise ValueError(f"Expected labelled images, but the labels of all {len(order)} looked at are negative.")
+        raise ValueError(f"Expected labelled images, but all {len(order)} looked at have none, or a negative one.")
     return chosen
 
 
@@ -67,8 +72,8 @@ def attribute(dataset: Any, name: str) -> Any:
     return getattr(dataset, name, None)
 
 
-def known_labels(dataset: Any) -> Sequence[int] | None:
-    """Labels of a dataset that knows them without reading its images."""
+def known_labels(dataset: Any) -> Sequence[list[int]] | None:
+    """Labels of each image of a dataset that knows them without reading its images."""
     if isinstance(dataset, Subset):
         below = known_labels(dataset.dataset)
         return None if below is None else [below[index] for index in dataset.indices]
@@ -78,8 +83,10 @@ def known_labels(dataset: Any) -> Sequence[int] | None:
     for name in ("targets", "labels"):
         known = getattr(dataset, name, None)
         if isinstance(known, list | tuple | Tensor | np.ndarray) and len(known) == len(dataset):
+            if isinstance(known, Tensor | np.ndarray) and known.ndim == 2:
+                return [classes_in(row) for row in torch.as_tensor(known)]
             try:
-                return [int(label) for label in known]
+                return [[int(label)] if label >= 0 else [] for label in known]
             except (TypeError, ValueError, RuntimeError):
                 # Detection and segmentation data keep dictionaries or file names there.
                 return None

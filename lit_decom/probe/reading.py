@@ -12,6 +12,7 @@ from lit_decom.isolation import isolated_random_state, rewound_generators
 from lit_decom.probe.batches import NoImagesError, Sample, Unpack, samples_of, with_xyxy
 from lit_decom.probe.choice import attribute, choose, is_map_style, known_labels, most_scanned
 from lit_decom.probe.loaders import batches_of, indices_of
+from lit_decom.probe.rows import classes_in, images_within
 
 Collate = Callable[[list[Any]], Any]
 Transfer = Callable[[Any], Any]
@@ -38,13 +39,13 @@ def read_dataset(
         batch = collate_fn([with_xyxy(dataset[index])])
         return samples_of(batch if transfer is None else transfer(batch), unpack, alone=True)[0]
 
-    def label_of(index: Any) -> int:
-        return int(read(index)[1]["label"] if known is None else known[index])
+    def labels_of(index: Any) -> list[int]:
+        return classes_in(read(index)[1]["label"]) if known is None else known[index]
 
     known = known_labels(dataset)
     candidates = range(len(dataset)) if indices is None else indices
     with isolated_random_state(seed), rewound_generators(dataset):
-        chosen = choose(candidates, n, seed, balance, label_of, costly=known is None)
+        chosen = choose(candidates, n, seed, balance, labels_of, costly=known is None)
         samples = [read(index) for index in chosen]
         again = [read(index)[0] for index in chosen[:_READ_TWICE]]
     if any(not torch.equal(first, second[0]) for second, first in zip(samples, again, strict=False)):
@@ -52,7 +53,7 @@ def read_dataset(
             "The dataset gives another image at the second reading (a random transform?): the probe keeps the first.",
             stacklevel=3,
         )
-    return _together(samples, [str(index) for index in chosen]) | _names_of(dataset)
+    return _together(samples, [str(index) for index in chosen], n) | _names_of(dataset)
 
 
 def read_loader(
@@ -87,10 +88,11 @@ def _read_first(
         for batch in batches_of(loader):
             samples = samples_of(batch if transfer is None else transfer(batch), unpack)
             for place, sample in enumerate(samples, start=seen):
-                label = int(sample[1]["label"])
-                if label >= 0:
-                    kept.append((turns[label] if balance == "class" else 0, place, sample))
-                    turns[label] += 1
+                labels = classes_in(sample[1]["label"])
+                if labels:
+                    turn = min(turns[label] for label in labels)
+                    kept.append((turn if balance == "class" else 0, place, sample))
+                    turns.update(labels)
             seen += len(samples)
             # Who comes later takes a later turn: what is dropped now would not be chosen in the end either.
             kept = sorted(kept, key=lambda entry: entry[:2])[:n]
@@ -103,7 +105,7 @@ def _read_first(
         "sorted, pass `probe=Probe.from_tensors(...)`.",
         stacklevel=4,
     )
-    found = _together([sample for _, _, sample in kept], [str(place) for _, place, _ in kept])
+    found = _together([sample for _, _, sample in kept], [str(place) for _, place, _ in kept], n)
     return found | _names_of(getattr(loader, "dataset", loader))
 
 
@@ -112,8 +114,9 @@ def _what(loader: Any) -> str:
     return type(loader).__name__ if dataset is None else f"{type(dataset).__name__} in a {type(loader).__name__}"
 
 
-def _together(samples: Sequence[Sample], ids: Sequence[str]) -> dict[str, Any]:
-    """Put samples together; of masks, boxes and parts what every one of them has."""
+def _together(samples: Sequence[Sample], ids: Sequence[str], n: int) -> dict[str, Any]:
+    """Put samples together, at most ``n`` rows; of masks, boxes and parts what every one of them has."""
+    samples = samples[: images_within(n, [target["label"] for _, target in samples])]
     sizes = {tuple(image.shape[1:]) for image, _ in samples}
     if len(sizes) > 1:
         raise ValueError(f"Expected images of one size, but got {sorted(sizes)}. Resize them in the transform.")
@@ -121,12 +124,14 @@ def _together(samples: Sequence[Sample], ids: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "images": torch.cat([image for image, _ in samples]),
         "labels": torch.stack([target["label"] for target in targets]),
-        "ids": list(ids),
+        "ids": list(ids[: len(samples)]),
     }
     for name in ("masks", "boxes", "parts"):
         if all(name in target for target in targets):
             values = [target[name] for target in targets]
             found[name] = values if name == "boxes" else torch.stack(values)
+    if found["labels"].ndim == 2 and all("label_masks" in target for target in targets):
+        found["masks"] = torch.stack([target["label_masks"] for target in targets])
     return found
 
 

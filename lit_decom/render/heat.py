@@ -124,9 +124,11 @@ def heat_colours() -> Tensor:
 def _colours() -> Tensor:
     """The colour of every level of heat over every grey: int32 ``(257 * 256,)``, four bytes each."""
     with torch.inference_mode(mode=False):
-        levels, grey = torch.arange(256)[:, None, None] / 255, torch.arange(256)[None, :, None] / 255
+        # In one precision, whatever the default of the training is.
+        shades = torch.arange(256, dtype=torch.float32) / 255
+        levels, grey = shades[:, None, None], shades[None, :, None]
         share = torch.where(levels > 0.02, 0.15 + 0.7 * levels, 0.0)
         heat = torch.lerp(grey * 0.55, heat_colours()[:, None], share)
-        broken = 0.5 * grey + 0.5 * torch.tensor([0.6, 0.0, 0.0])
+        broken = 0.5 * grey + 0.5 * torch.tensor([0.6, 0.0, 0.0], dtype=torch.float32)
         steps = (torch.cat([heat, broken]) * 255).round().int()
         return (steps * torch.tensor([1, 1 << 8, 1 << 16])).sum(dim=-1).add_(_OPAQUE).int().flatten()

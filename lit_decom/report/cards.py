@@ -271,7 +271,7 @@ def _data(found: RunFindings, row: int, places: _Places) -> dict[str, Any]:
 def _verdict(run: Run, index: int, row: int) -> str:
     record = run.records[index]
     logits = record.logits[row]
-    if not logits.isfinite().all():
+    if not logits.amax().isfinite():
         return "the network's answer is not finite"
     answer, label = int(logits.argmax()), int(record.labels[row])
     confidence = float(logits.float().softmax(dim=0)[answer])

@@ -238,11 +238,6 @@ def test_bad_targets_are_refused(targets, message):
         capture(seeded(SmallCNN()), "stage2", noise_images(), targets)
 
 
-def test_a_contrast_needs_two_classes():
-    with pytest.raises(ValueError, match=r"at least 2 logits for `targets='contrast'`, but got 1"):
-        capture(seeded(SmallCNN(n_classes=1)), "stage2", noise_images(), "contrast")
-
-
 # ----- what cannot be explained
 
 

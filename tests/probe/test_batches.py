@@ -116,7 +116,7 @@ def test_a_single_sample_without_a_batch_dimension_is_one():
 
 def test_two_entries_that_could_be_the_label_are_said():
     index = torch.arange(B)
-    with pytest.warns(UserWarning, match="2 entries of a batch hold one whole number per image: the first"):
+    with pytest.warns(UserWarning, match="2 entries of a batch may be the labels: the first"):
         _, labels = images_and_target((IMAGES, LABELS, index))
     assert labels is LABELS
 

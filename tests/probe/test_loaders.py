@@ -324,7 +324,7 @@ def test_what_nobody_labelled_is_left_out():
 def test_data_without_a_label_are_refused():
     dataset = Numbers()
     dataset.targets = [-1] * 40
-    with pytest.raises(ValueError, match="Expected labelled images, but the labels of all 40 looked at are negative"):
+    with pytest.raises(ValueError, match="Expected labelled images, but all 40 looked at have none, or a negative one"):
         Probe.from_loader(DataLoader(dataset), 5)
     with pytest.raises(ValueError, match="to give labelled images for the probe, but got none"):
         Probe.from_loader(DataLoader(Stream(100, unlabelled=100)), 5)
