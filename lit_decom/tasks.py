@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import lightning as L
 import torch
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 from torchvision import models as torchvision_models
 
 from lit_decom.models.small_resnet import SmallResNet
+
+Task = Literal["multiclass", "binary", "multilabel"]
 
 
 class ClassificationTask(L.LightningModule):
@@ -30,8 +32,9 @@ class ClassificationTask(L.LightningModule):
 
     Args:
         model: "small_resnet", the name of any classification model of torchvision, or a network that returns logits
-            ``(B, num_classes)``.
-        num_classes: Number of classes; a data module that has another number is refused before the first step.
+            ``(B, num_classes)``, or one for each image, ``(B, 1)``, where the task is binary.
+        num_classes: Number of classes or labels, 2 where the task is binary; a data module that has another number is
+            refused before the first step.
         model_args: Further arguments of a model given by name, such as ``width`` of "small_resnet".
         weights: Pretrained weights of a torchvision model, such as "DEFAULT" or "IMAGENET1K_V1"; its last layer is
             replaced by a new one of `num_classes`. None trains from scratch.
@@ -39,9 +42,11 @@ class ClassificationTask(L.LightningModule):
         scheduler: Makes the learning rate schedule from the optimizer; None for a constant rate.
         scheduler_interval: Whether the schedule advances once an epoch or once an optimizer step.
         label_smoothing: Share of the label, 0..1, that the training loss spreads over all classes.
+        task: "multiclass" for classes that exclude one another, under cross entropy; "binary" for labels 0 and 1, and
+            "multilabel" for as many of these per image as there are classes, under the cross entropy of sigmoids.
 
     Raises:
-        ValueError: If the model is not known, or an argument does not fit the kind of model.
+        ValueError: If the model is not known, or an argument does not fit the kind of model or of task.
     """
 
     def __init__(
@@ -55,29 +60,39 @@ class ClassificationTask(L.LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         label_smoothing: float = 0.0,
+        task: Task = "multiclass",
     ) -> None:
         super().__init__()
+        if task not in get_args(Task):
+            raise ValueError(f"Expected `task` to be one of {', '.join(get_args(Task))}, but got {task!r}.")
+        if task == "binary" and num_classes != 2:
+            raise ValueError(f"Expected `num_classes` to be 2 for `task='binary'`, but got {num_classes}.")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"Expected `label_smoothing` to be at least 0 and less than 1, but got {label_smoothing}.")
         # the state dict holds a network's weights, and functions cannot be loaded from a checkpoint safely
         self.save_hyperparameters(ignore=["optimizer", "scheduler"] + ["model"] * isinstance(model, nn.Module))
         self.num_classes = num_classes
-        self.model = _resolve(model, num_classes, model_args, weights)
+        self.task: Task = task
+        self.model = _resolve(model, 1 if task == "binary" else num_classes, model_args, weights)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
         self.label_smoothing = label_smoothing
-        self.train_acc = MulticlassAccuracy(num_classes, average="micro")
-        self.val_acc = MulticlassAccuracy(num_classes, average="micro")
-        self.test_acc = MulticlassAccuracy(num_classes, average="micro")
+        self.train_acc, self.val_acc, self.test_acc = (_accuracy(task, num_classes) for _ in range(3))
 
     def setup(self, stage: str) -> None:
         """Compare with the classes of the data, where a data module knows them.
 
         Raises:
-            MisconfigurationException: if the number of classes differs.
+            MisconfigurationException: if the number of classes or the task differs.
         """
         data = getattr(self.trainer, "datamodule", None)
+        task = getattr(data, "task", None)
+        if task in get_args(Task) and task != self.task:
+            raise MisconfigurationException(
+                f"Expected `task` to be {task!r}, as that of {type(data).__name__}, but got {self.task!r}. "
+                f"On the command line: `--model.init_args.task={task}`."
+            )
         n_known = getattr(data, "num_classes", None)
         if isinstance(n_known, int) and n_known != self.num_classes:
             raise MisconfigurationException(
@@ -86,7 +101,7 @@ class ClassificationTask(L.LightningModule):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of images ``(B, 3, H, W)``."""
+        """Logits ``(B, num_classes)``, or ``(B, 1)`` where the task is binary, of images ``(B, 3, H, W)``."""
         logits = self.model(images)
         if not isinstance(logits, Tensor):
             raise TypeError(
@@ -118,10 +133,10 @@ class ClassificationTask(L.LightningModule):
         self._step(batch, "test", self.test_acc)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Probabilities ``(B, num_classes)``."""
+        """Probabilities ``(B, num_classes)``, or ``(B, 1)`` of label 1 where the task is binary."""
         images, _ = self.unpack(batch)
-        probabilities: Tensor = self(images).softmax(1)
-        return probabilities
+        logits: Tensor = self(images)
+        return logits.softmax(1) if self.task == "multiclass" else logits.sigmoid()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the schedule if there is one."""
@@ -137,8 +152,15 @@ class ClassificationTask(L.LightningModule):
     def _step(self, batch: Any, stage: str, accuracy: Metric, label_smoothing: float = 0.0) -> Tensor:
         images, labels = self.unpack(batch)
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        accuracy.update(logits, labels)
+        if self.task == "multiclass":
+            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+            accuracy.update(logits, labels)
+        else:
+            labels = labels.view_as(logits)
+            smoothed = labels.to(logits).lerp(logits.new_tensor(0.5), label_smoothing)
+            loss = F.binary_cross_entropy_with_logits(logits, smoothed)
+            # Not of logits: torchmetrics takes those that all lie in 0..1 for probabilities.
+            accuracy.update(logits.sigmoid(), labels.long())
         self.log_dict(
             {f"{stage}/loss": loss, f"{stage}/acc": accuracy},
             prog_bar=True,
@@ -180,6 +202,12 @@ class WarmupCosineLR(LambdaLR):
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / (total_steps - rising))))
 
         super().__init__(optimizer, factor, last_epoch)
+
+
+def _accuracy(task: Task, num_classes: int) -> Metric:
+    if task == "multiclass":
+        return MulticlassAccuracy(num_classes, average="micro")
+    return BinaryAccuracy() if task == "binary" else MultilabelAccuracy(num_classes, average="micro")
 
 
 def build_model(name: str, num_classes: int, weights: str | None = None, **model_args: Any) -> nn.Module:

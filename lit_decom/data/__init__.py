@@ -1,5 +1,6 @@
 """Datamodules: synthetic critters, scanned digits, folders of images."""
 
+from lit_decom.data.attributes import CritterAttributes, CritterAttributesDataModule
 from lit_decom.data.base import AnnotatedDataset, ClassificationDataModule
 from lit_decom.data.critters import Critters, CrittersDataModule
 from lit_decom.data.digits import Digits, DigitsDataModule
@@ -8,6 +9,8 @@ from lit_decom.data.image_folder import ImageFolder, ImageFolderDataModule
 __all__ = [
     "AnnotatedDataset",
     "ClassificationDataModule",
+    "CritterAttributes",
+    "CritterAttributesDataModule",
     "Critters",
     "CrittersDataModule",
     "Digits",

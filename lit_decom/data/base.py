@@ -26,7 +26,8 @@ class AnnotatedDataset(Dataset[Sample], ABC):
 
     Args:
         classes: Name of each class.
-        targets: Label of each sample, ``(n,)`` int64: known without loading an image.
+        targets: Label of each sample, ``(n,)`` int64, or 0 and 1 for each of several labels, ``(n, N)``, whose samples
+            have them in floating point: known without loading an image.
         part_names: Name of each channel of ``target["parts"]``; empty where there are none.
         transform: Transform of image and target together; None for none.
         annotations: Whether targets carry more than the label. Training does not need it, and transforming masks costs
@@ -55,7 +56,8 @@ class AnnotatedDataset(Dataset[Sample], ABC):
         if not -len(self) <= index < len(self):
             raise IndexError(f"Expected `index` to be less than {len(self)} (the number of samples), but got {index}.")
         index = int(index) % len(self)
-        target: Target = {"label": int(self.targets[index])}
+        label = self.targets[index]
+        target: Target = {"label": label.float() if label.ndim else int(label)}
         image, annotations = self.load(index)
         if self.annotations:
             target |= annotations
