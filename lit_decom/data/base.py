@@ -21,8 +21,9 @@ Sample = tuple[Tensor, Target]
 class AnnotatedDataset(Dataset[Sample], ABC):
     """A map-style dataset of images with a dictionary of annotations each.
 
-    A sample is ``(image, target)``. ``target["label"]`` is always there; what else there is (``"masks"``, ``"boxes"``,
-    ``"parts"``) is a tv_tensor, so that a v2 transform moves it along with the image.
+    A sample is ``(image, target)``. ``target["label"]`` is always there, and so is ``target["caption"]``, a text, where
+    the data have captions; what else there is (``"masks"``, ``"boxes"``, ``"parts"``) is a tv_tensor, so that a v2
+    transform moves it along with the image.
 
     Args:
         classes: Name of each class.
@@ -30,7 +31,7 @@ class AnnotatedDataset(Dataset[Sample], ABC):
             have them in floating point: known without loading an image.
         part_names: Name of each channel of ``target["parts"]``; empty where there are none.
         transform: Transform of image and target together; None for none.
-        annotations: Whether targets carry more than the label. Training does not need it, and transforming masks costs
+        annotations: Whether targets carry more than the label and the caption. Training does not need it, and transforming masks costs
             more than transforming the image.
     """
 
@@ -59,8 +60,7 @@ class AnnotatedDataset(Dataset[Sample], ABC):
         label = self.targets[index]
         target: Target = {"label": label.float() if label.ndim else int(label)}
         image, annotations = self.load(index)
-        if self.annotations:
-            target |= annotations
+        target |= {name: value for name, value in annotations.items() if self.annotations or name == "caption"}
         if self.transform is None:
             return image, target
         transformed: Sample = self.transform(image, target)

@@ -17,8 +17,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lit_decom.data.base import AnnotatedDataset, ClassificationDataModule, Split, Target, bounding_box
+from lit_decom.data.captions import caption
 from lit_decom.data.drawing import Canvas, Pose, cluttered, ellipse, noise, paint
-from lit_decom.data.figure import PART_NAMES, SPECIES, draw_critter
+from lit_decom.data.figure import PART_NAMES, SPECIES, Traits, draw_critter
 
 ShortcutMode = Literal["aligned", "broken"]
 
@@ -33,11 +34,13 @@ class Drawing:
         image: The picture, uint8 ``(3, H, W)``.
         parts: Number of the visible part at each pixel, uint8 ``(H, W)``: 0 for none, k for ``PART_NAMES[k - 1]``.
         shortcut: Where the coloured patch is, bool ``(H, W)``.
+        traits: What can be said of it in words.
     """
 
     image: Tensor
     parts: Tensor
     shortcut: Tensor
+    traits: Traits
 
 
 class Critters(AnnotatedDataset):
@@ -57,7 +60,8 @@ class Critters(AnnotatedDataset):
 
     The target holds ``"label"``, ``"masks"`` (bool ``(1, H, W)``, the critter), ``"boxes"`` (``(1, 4)``, XYXY, right
     and lower edge outside), ``"parts"`` (bool ``(5, H, W)``, the visible pixels of ears, eyes, nose, mouth and body:
-    disjoint, together the critter) and, if `shortcut_rate` is positive, ``"shortcut"`` (bool ``(1, H, W)``).
+    disjoint, together the critter) and, if `shortcut_rate` is positive, ``"shortcut"`` (bool ``(1, H, W)``). With
+    `captions` it also holds ``"caption"``, a text such as "a photo of a red piko with pointed ears".
 
     Args:
         n: Number of images.
@@ -73,6 +77,7 @@ class Critters(AnnotatedDataset):
             of the other classes, drawn uniformly; the image stays as it is. None for 0.
         class_proportions: Relative frequency of each class, at least 0 and not all 0, in the order of `classes`: each
             image's class is drawn with these probabilities. None for equally many of each.
+        captions: Whether every target, also one without annotations, holds a caption, which tells some of what is drawn.
         cache: Whether drawn images are kept in memory (4 bytes per pixel).
         transform: Transform of image and target together.
         annotations: Whether targets carry more than the label.
@@ -97,6 +102,7 @@ class Critters(AnnotatedDataset):
         corruption: float = 0.0,
         label_noise: Sequence[float] | None = None,
         class_proportions: Sequence[float] | None = None,
+        captions: bool = False,
         transform: v2.Transform | None = None,
         cache: bool = True,
         annotations: bool = True,
@@ -114,15 +120,16 @@ class Critters(AnnotatedDataset):
         self.shortcut_rate = shortcut_rate
         self.shortcut_mode = shortcut_mode
         self.corruption = corruption
+        self.captions = captions
         self._cache: dict[int, Drawing] | None = {} if cache else None
 
     def load(self, index: int) -> tuple[tv_tensors.Image, Target]:
         """Image `index`, drawn or from the cache, and its annotations."""
         if self._cache is None:
-            return self._annotated(self.draw(index))
+            return self._annotated(self.draw(index), index)
         if index not in self._cache:
             self._cache[index] = self.draw(index)
-        return self._annotated(self._cache[index])
+        return self._annotated(self._cache[index], index)
 
     def draw(self, index: int, label: int | None = None) -> Drawing:
         """Draw image `index`, as it is or as if the same critter were of another class.
@@ -138,12 +145,14 @@ class Critters(AnnotatedDataset):
         canvas = cluttered(rng, self.image_size)
         pose = _pose(rng, self.image_size)
         pose = replace(pose, scale=pose.scale * (1 - severity / 3))
-        draw_critter(canvas, rng, SPECIES[label], pose)
+        traits = draw_critter(canvas, rng, SPECIES[label], pose)
         picture = _corrupted(canvas, self._random(index, "corruption"), pose, severity)
         image = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
         image = image.view(self.image_size, self.image_size, 3).permute(2, 0, 1).contiguous()
         parts = torch.frombuffer(bytearray(canvas.parts().tobytes()), dtype=torch.uint8)
-        return self._with_shortcut(image, parts.view(self.image_size, self.image_size), index, label)
+        parts = parts.view(self.image_size, self.image_size)
+        shortcut = self._draw_shortcut(image, parts, index, label)
+        return Drawing(image, parts, shortcut, traits)
 
     def _severity(self, index: int) -> float:
         """How much image `index` is corrupted, 0..1: drawn from a series of its own, so that it tells nothing."""
@@ -152,7 +161,8 @@ class Critters(AnnotatedDataset):
     def _random(self, index: int, purpose: str) -> Random:
         return Random(f"{self.seed}/{self.stream}/{purpose}/{index}")
 
-    def _with_shortcut(self, image: Tensor, parts: Tensor, index: int, label: int) -> Drawing:
+    def _draw_shortcut(self, image: Tensor, parts: Tensor, index: int, label: int) -> Tensor:
+        """Draw the coloured patch, if the image has one, into image and part map; where it is, bool ``(H, W)``."""
         shortcut = torch.zeros(parts.shape, dtype=torch.bool)
         rng = self._random(index, "shortcut")
         if rng.random() < self.shortcut_rate:
@@ -164,12 +174,13 @@ class Critters(AnnotatedDataset):
             shortcut[y : y + edge, x : x + edge] = True
             image[:, shortcut] = torch.tensor(paint(shown / len(SPECIES), 0.9, 0.95), dtype=torch.uint8)[:, None]
             parts[shortcut] = 0
-        return Drawing(image, parts, shortcut)
+        return shortcut
 
-    def _annotated(self, drawing: Drawing) -> tuple[tv_tensors.Image, Target]:
+    def _annotated(self, drawing: Drawing, index: int) -> tuple[tv_tensors.Image, Target]:
         image = tv_tensors.Image(drawing.image.clone())  # the cache must not be edited from outside
+        said: Target = {"caption": caption(drawing.traits, self._random(index, "caption"))} if self.captions else {}
         if not self.annotations:
-            return image, {}
+            return image, said
         mask = drawing.parts > 0
         numbers = torch.arange(1, len(PART_NAMES) + 1, dtype=torch.uint8)[:, None, None]
         target: Target = {
@@ -179,7 +190,7 @@ class Critters(AnnotatedDataset):
         }
         if self.shortcut_rate > 0:
             target["shortcut"] = tv_tensors.Mask(drawing.shortcut[None].clone())
-        return image, target
+        return image, target | said
 
 
 class CrittersDataModule(ClassificationDataModule):
@@ -198,6 +209,7 @@ class CrittersDataModule(ClassificationDataModule):
         label_noise: Share of wrong labels among the training images of each of the eight classes, 0..1; None for 0.
         class_proportions: Relative frequency of each of the eight classes among the training images; None for equal
             ones. Validation and test images have true labels and equal frequencies.
+        captions: Whether the targets of every split hold a caption.
         cache: Whether drawn images are kept in memory, so that epochs after the first are faster. Each worker process
             keeps its own.
         batch_size: Images per batch and device.
@@ -219,6 +231,7 @@ class CrittersDataModule(ClassificationDataModule):
         corruption: float = 0.0,
         label_noise: Sequence[float] | None = None,
         class_proportions: Sequence[float] | None = None,
+        captions: bool = False,
         cache: bool = True,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -234,6 +247,7 @@ class CrittersDataModule(ClassificationDataModule):
         self.corruption = corruption
         self.label_noise = label_noise
         self.class_proportions = class_proportions
+        self.captions = captions
         self.cache = cache
 
     @property
@@ -257,6 +271,7 @@ class CrittersDataModule(ClassificationDataModule):
             corruption=self.corruption,
             label_noise=self.label_noise if split == "train" else None,
             class_proportions=self.class_proportions if split == "train" else None,
+            captions=self.captions,
             cache=self.cache,
             transform=transform,
             annotations=split != "train",

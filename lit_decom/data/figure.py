@@ -44,9 +44,49 @@ SPECIES = tuple(
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What can be said of one critter: its kind, and what is chance about it.
+
+    Args:
+        species: Its kind, which tells ears, eyes and nose.
+        colour: Of its fur.
+        coat: Of its head.
+        mouth: What it does with it.
+        tail: Its form.
+    """
+
+    species: Species
+    colour: str
+    coat: str
+    mouth: str
+    tail: str
+
+
+# In the order of the numbers that are drawn; the first colour is that of hues around 0, the others follow evenly.
+COLOURS = (
+    "red",
+    "orange",
+    "yellow",
+    "lime",
+    "green",
+    "mint",
+    "turquoise",
+    "azure",
+    "blue",
+    "purple",
+    "magenta",
+    "pink",
+)
+COATS = ("spotted", "striped", "plain")
+MOUTHS = ("smiling", "open", "closed")
+TAILS = ("bushy", "pompon", "thin")
+
+
+@dataclass(frozen=True)
 class _Look:
     """The chance side of one critter: colours, proportions and expression."""
 
+    hue: float
     fur: Colour
     shade: Colour
     belly: Colour
@@ -68,6 +108,7 @@ class _Look:
     def draw(cls, rng: Random) -> _Look:
         hue, saturation, value = rng.random(), rng.uniform(0.25, 0.8), rng.uniform(0.6, 0.95)
         return cls(
+            hue=hue,
             fur=paint(hue, saturation, value),
             shade=paint(hue, min(1.0, saturation + 0.15), 0.45 * value),
             belly=paint(hue + rng.uniform(-0.06, 0.06), 0.35 * saturation, min(1.0, value + 0.15)),
@@ -86,9 +127,14 @@ class _Look:
             tail=int(rng.random() * 3),
         )
 
+    def traits(self, species: Species) -> Traits:
+        """Say in words what is drawn."""
+        colour = COLOURS[round(self.hue * len(COLOURS)) % len(COLOURS)]
+        return Traits(species, colour, COATS[self.coat], MOUTHS[self.mouth], TAILS[self.tail])
 
-def draw_critter(canvas: Canvas, rng: Random, species: Species, pose: Pose) -> None:
-    """Draw one critter of a species, about two units high and centred on the pose's origin.
+
+def draw_critter(canvas: Canvas, rng: Random, species: Species, pose: Pose) -> Traits:
+    """Draw one critter of a species, about two units high and centred on the pose's origin, and say what it is like.
 
     Parts hide those drawn before: limbs and torso, ears, head, then the face.
     """
@@ -101,6 +147,7 @@ def draw_critter(canvas: Canvas, rng: Random, species: Species, pose: Pose) -> N
         _eye(pen, look, species.eyes, side)
     _mouth(pen, look)
     _nose(pen, look, species.nose)
+    return look.traits(species)
 
 
 @dataclass(frozen=True)

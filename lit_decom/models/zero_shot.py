@@ -34,7 +34,18 @@ class ZeroShotClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images ``(B, 3, H, W)`` against every class: logits ``(B, N)``."""
-        embeddings = widened(self.image_encoder(images))
-        # In half precision a similarity times 100 is told apart from its neighbours in steps of 0.1.
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return self.logit_scale * F.normalize(embeddings, dim=-1) @ self.class_embeddings.to(embeddings).T
+        return scaled_cosines(self.image_encoder(images), self.class_embeddings, self.logit_scale)
+
+
+def scaled_cosines(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
+    """Compare every image with every text: ``(B, N)``.
+
+    Args:
+        images: embeddings ``(B, D)`` of any floating-point type.
+        texts: embeddings ``(N, D)``.
+        scale: what the cosines are multiplied with.
+    """
+    images = widened(images)
+    # In half precision a similarity times 100 is told apart from its neighbours in steps of 0.1.
+    with torch.autocast(images.device.type, enabled=False):
+        return scale * F.normalize(images, dim=-1) @ F.normalize(texts.to(images), dim=-1).T

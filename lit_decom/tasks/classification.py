@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, cast, get_args
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.cli import ReduceLROnPlateau as MonitoredPlateau
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 from torchvision import models as torchvision_models
 
 from lit_decom.models.small_resnet import SmallResNet
+from lit_decom.tasks.optimization import optimization
 
 Task = Literal["multiclass", "binary", "multilabel"]
 
@@ -140,14 +138,7 @@ class ClassificationTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the schedule if there is one."""
-        optimizer = self.optimizer(self.parameters())
-        if self.scheduler is None:
-            return optimizer
-        scheduler = self.scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
-        if isinstance(scheduler, MonitoredPlateau):
-            config["monitor"] = scheduler.monitor
-        return cast("OptimizerLRScheduler", {"optimizer": optimizer, "lr_scheduler": config})
+        return optimization(self.parameters(), self.optimizer, self.scheduler, self.scheduler_interval)
 
     def _step(self, batch: Any, stage: str, accuracy: Metric, label_smoothing: float = 0.0) -> Tensor:
         images, labels = self.unpack(batch)
@@ -170,38 +161,6 @@ class ClassificationTask(L.LightningModule):
             batch_size=len(labels),
         )
         return loss
-
-
-class WarmupCosineLR(LambdaLR):
-    """A learning rate that rises linearly at first and then falls along half a cosine.
-
-    After `total_steps` it is 0.
-
-    Args:
-        optimizer: Optimizer with the highest rate.
-        total_steps: Number of steps of the whole schedule: epochs, where it advances once an epoch.
-        warmup: Share of the steps, 0..1, on which the rate rises.
-        last_epoch: Step to start after; -1 for a new schedule.
-
-    Raises:
-        ValueError: If there are no steps or `warmup` is not a share.
-    """
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.25, last_epoch: int = -1
-    ) -> None:
-        if total_steps < 1:
-            raise ValueError(f"Expected `total_steps` to be at least 1, but got {total_steps}.")
-        if not 0 <= warmup < 1:
-            raise ValueError(f"Expected `warmup` to be at least 0 and less than 1, but got {warmup}.")
-        rising = int(warmup * total_steps)
-
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / (rising + 1)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / (total_steps - rising))))
-
-        super().__init__(optimizer, factor, last_epoch)
 
 
 def _accuracy(task: Task, num_classes: int) -> Metric:
