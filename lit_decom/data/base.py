@@ -31,8 +31,8 @@ class AnnotatedDataset(Dataset[Sample], ABC):
             have them in floating point: known without loading an image.
         part_names: Name of each channel of ``target["parts"]``; empty where there are none.
         transform: Transform of image and target together; None for none.
-        annotations: Whether targets carry more than the label and the caption. Training does not need it, and transforming masks costs
-            more than transforming the image.
+        annotations: Whether targets carry more than label and caption. Training needs no more, and to transform masks
+            costs more than to transform the image.
     """
 
     def __init__(

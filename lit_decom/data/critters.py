@@ -77,7 +77,7 @@ class Critters(AnnotatedDataset):
             of the other classes, drawn uniformly; the image stays as it is. None for 0.
         class_proportions: Relative frequency of each class, at least 0 and not all 0, in the order of `classes`: each
             image's class is drawn with these probabilities. None for equally many of each.
-        captions: Whether every target, also one without annotations, holds a caption, which tells some of what is drawn.
+        captions: Whether every target holds a caption, which says some of what is drawn.
         cache: Whether drawn images are kept in memory (4 bytes per pixel).
         transform: Transform of image and target together.
         annotations: Whether targets carry more than the label.

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_decom.models.prompts import scaled_cosines
 from lit_decom.models.small_resnet import SmallResNet
-from lit_decom.models.zero_shot import scaled_cosines
 
 
 class WordTokenizer:

@@ -1,10 +1,12 @@
-"""Classes as texts: names in templates, embedded and averaged."""
+"""Classes as texts: names in templates, embedded and averaged, and compared with images."""
 
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from lit_decom.functional.base import widened
 
 EncodeTexts = Callable[[Sequence[str]], Tensor]
 
@@ -33,3 +35,17 @@ def prompt_embeddings(encode: EncodeTexts, class_names: Sequence[str], templates
     texts = [template.replace("{}", name) for name in class_names for template in templates]
     embeddings = F.normalize(encode(texts).float(), dim=-1)
     return F.normalize(embeddings.view(len(class_names), len(templates), -1).mean(dim=1), dim=-1)
+
+
+def scaled_cosines(images: Tensor, texts: Tensor, scale: Tensor | float) -> Tensor:
+    """Compare every image with every text: ``(B, N)``.
+
+    Args:
+        images: embeddings ``(B, D)`` of any floating-point type.
+        texts: embeddings ``(N, D)``.
+        scale: what the cosines are multiplied with.
+    """
+    images = widened(images)
+    # In half precision a similarity times 100 is told apart from its neighbours in steps of 0.1.
+    with torch.autocast(images.device.type, enabled=False):
+        return scale * F.normalize(images, dim=-1) @ F.normalize(texts.to(images), dim=-1).T

@@ -16,6 +16,7 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, Mult
 from torchvision import models as torchvision_models
 
 from lit_decom.models.small_resnet import SmallResNet
+from lit_decom.models.zero_shot import ZeroShotClassifier
 from lit_decom.tasks.optimization import optimization
 
 Task = Literal["multiclass", "binary", "multilabel"]
@@ -34,6 +35,10 @@ class ClassificationTask(L.LightningModule):
         num_classes: Number of classes or labels, 2 where the task is binary; a data module that has another number is
             refused before the first step.
         model_args: Further arguments of a model given by name, such as ``width`` of "small_resnet".
+        trains: "all" parameters, or the "head" alone: a linear probe, for which everything but the last linear or
+            convolutional layer is frozen, in evaluation mode throughout (BatchNorm's statistics stay). A
+            :class:`lit_decom.ZeroShotClassifier` has no such layer: with "all" its image tower learns towards the
+            prompts, which stay; with "head" it gets a linear layer that begins as the prompts.
         weights: Pretrained weights of a torchvision model, such as "DEFAULT" or "IMAGENET1K_V1"; its last layer is
             replaced by a new one of `num_classes`. None trains from scratch.
         optimizer: Makes the optimizer from the parameters.
@@ -54,6 +59,7 @@ class ClassificationTask(L.LightningModule):
         model_args: dict[str, Any] | None = None,
         weights: str | None = None,
         *,
+        trains: Literal["all", "head"] = "all",
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3),
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -72,6 +78,10 @@ class ClassificationTask(L.LightningModule):
         self.num_classes = num_classes
         self.task: Task = task
         self.model = _resolve(model, 1 if task == "binary" else num_classes, model_args, weights)
+        self.trains = trains
+        if trains == "head":
+            self.model = _linear_probe(self.model)
+            self.model.eval()
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
@@ -97,6 +107,13 @@ class ClassificationTask(L.LightningModule):
                 f"Expected `num_classes` to be {n_known}, as many as {type(data).__name__} has, but got "
                 f"{self.num_classes}. On the command line: `--model.init_args.num_classes={n_known}`."
             )
+
+    def train(self, mode: bool = True) -> ClassificationTask:  # noqa: FBT001, FBT002 -- as every module
+        """Go into training mode, except for what is frozen; a head alone has no modes."""
+        super().train(mode)
+        if self.trains == "head":
+            self.model.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, num_classes)``, or ``(B, 1)`` where the task is binary, of images ``(B, 3, H, W)``."""
@@ -138,7 +155,8 @@ class ClassificationTask(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the schedule if there is one."""
-        return optimization(self.parameters(), self.optimizer, self.scheduler, self.scheduler_interval)
+        trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
+        return optimization(trained, self.optimizer, self.scheduler, self.scheduler_interval)
 
     def _step(self, batch: Any, stage: str, accuracy: Metric, label_smoothing: float = 0.0) -> Tensor:
         images, labels = self.unpack(batch)
@@ -207,18 +225,31 @@ def replace_head(network: nn.Module, num_classes: int) -> nn.Module:
     Raises:
         ValueError: If the network has no such layer.
     """
-    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    if not layers:
-        raise ValueError(
-            f"Expected `network` to have a linear or convolutional layer, but got {type(network).__name__}."
-        )
-    name, last = layers[-1]
+    name, last = _last_layer(network)
     if isinstance(last, nn.Linear):
         head: nn.Module = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
     else:
         head = nn.Conv2d(last.in_channels, num_classes, 1, bias=last.bias is not None)
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, head)
+    return network
+
+
+def _last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise ValueError(
+            f"Expected `network` to have a linear or convolutional layer, but got {type(network).__name__}."
+        )
+    return layers[-1]
+
+
+def _linear_probe(network: nn.Module) -> nn.Module:
+    """Freeze all but the last layer, which a zero-shot classifier is given."""
+    if isinstance(network, ZeroShotClassifier):
+        network = network.with_linear_head()
+    network.requires_grad_(requires_grad=False)
+    _last_layer(network)[1].requires_grad_(requires_grad=True)
     return network
 
 

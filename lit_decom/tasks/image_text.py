@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_decom.models.image_text import ImageTextModel
-from lit_decom.models.prompts import prompt_embeddings
-from lit_decom.models.zero_shot import scaled_cosines
+from lit_decom.models.prompts import prompt_embeddings, scaled_cosines
 from lit_decom.tasks.optimization import optimization
 
 
@@ -59,7 +58,7 @@ class ImageTextTask(L.LightningModule):
         self.test_acc = MulticlassAccuracy(len(self.class_names), average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Zero-shot logits ``(B, N)`` of images ``(B, 3, H, W)``, towards the prompts of the classes as they are now."""
+        """Zero-shot logits ``(B, N)`` of images ``(B, 3, H, W)``, towards the classes' prompts as they are read now."""
         classes = prompt_embeddings(self.model.encode_texts, self.class_names, self.templates)
         return scaled_cosines(self.model.image_encoder(images), classes, self.model.logit_scale.exp())
 
