@@ -27,8 +27,12 @@ def main(*, quick: bool = False, root: str = "runs/binary") -> L.Trainer:
     size = {"n_train": 32, "n_val": 16, "image_size": 32} if quick else {"n_train": 2000, "image_size": 64}
     data = CritterAttributesDataModule(["snout"], **size)  # labels are 0 and 1
     model = ClassificationTask(task="binary", num_classes=2, model_args={"width": 8 if quick else 16})
-    explain = DecomCAMCallback(DecomCAM(n_components=4), probe=8 if quick else 64, dirpath=f"{root}/decomcam", report=True)
-    trainer = L.Trainer(max_epochs=1 if quick else 8, accelerator="cpu", logger=False, callbacks=[explain], default_root_dir=root)
+    explain = DecomCAMCallback(
+        DecomCAM(n_components=4), probe=8 if quick else 64, dirpath=f"{root}/decomcam", report=True
+    )
+    trainer = L.Trainer(
+        max_epochs=1 if quick else 8, accelerator="cpu", logger=False, callbacks=[explain], default_root_dir=root
+    )
     trainer.fit(model, datamodule=data)
     for stratum in ("correct", "incorrect", "all/random_map"):
         value = trainer.callback_metrics.get(f"decomcam/energy_pointing_game/{stratum}")

@@ -18,7 +18,7 @@ def fragments(group: str) -> list[Path]:
     return sorted((CONFIGS / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", [CONFIGS / "quickstart.yaml", CONFIGS / "digits.yaml"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_whole_config_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["fit", "--config", str(path), "--trainer.fast_dev_run=1", "--trainer.enable_progress_bar=false"]

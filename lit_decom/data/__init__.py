@@ -5,12 +5,14 @@ from lit_decom.data.base import AnnotatedDataset, ClassificationDataModule
 from lit_decom.data.critters import Critters, CrittersDataModule
 from lit_decom.data.digits import Digits, DigitsDataModule
 from lit_decom.data.image_folder import ImageFolder, ImageFolderDataModule
+from lit_decom.data.pairs import CritterPairs
 
 __all__ = [
     "AnnotatedDataset",
     "ClassificationDataModule",
     "CritterAttributes",
     "CritterAttributesDataModule",
+    "CritterPairs",
     "Critters",
     "CrittersDataModule",
     "Digits",

@@ -143,7 +143,7 @@ class Critters(AnnotatedDataset):
         severity = self._severity(index)
         rng = self._random(index, "critter")
         canvas = cluttered(rng, self.image_size)
-        pose = _pose(rng, self.image_size)
+        pose = draw_pose(rng, self.image_size)
         pose = replace(pose, scale=pose.scale * (1 - severity / 3))
         traits = draw_critter(canvas, rng, SPECIES[label], pose)
         picture = _corrupted(canvas, self._random(index, "corruption"), pose, severity)
@@ -304,7 +304,7 @@ def _with_noise(targets: Tensor, key: str, rates: Sequence[float]) -> Tensor:
     return given
 
 
-def _pose(rng: Random, size: int) -> Pose:
+def draw_pose(rng: Random, size: int) -> Pose:
     """A standing, somewhat tilted critter that is within the picture, give or take the tip of an ear."""
     scale = rng.uniform(0.31, 0.43)
     room = max(0.5 - 1.1 * scale, 0.02)

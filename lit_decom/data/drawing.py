@@ -92,6 +92,10 @@ class Canvas:
         """The RGB picture: the mean of each block of fine pixels."""
         return self._picture.reduce(FINENESS)
 
+    def forget_parts(self) -> None:
+        """Begin a new part map over the picture as it is: for a second figure."""
+        self._parts.paste(0, (0, 0, *self._parts.size))
+
     def parts(self) -> Image.Image:
         """The part map: the part at the centre of each pixel, 0 where there is none."""
         return self._parts.resize((self.size, self.size), Image.Resampling.NEAREST)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
@@ -80,8 +80,9 @@ class ClassificationTask(L.LightningModule):
         self.model = _resolve(model, 1 if task == "binary" else num_classes, model_args, weights)
         self.trains = trains
         if trains == "head":
-            self.model = _linear_probe(self.model)
-            self.model.eval()
+            self.model = _linear_probe(self.model).eval()
+        elif isinstance(self.model, ZeroShotClassifier):
+            self.model.train()  # made in evaluation mode, in which Lightning would leave it
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scheduler_interval = scheduler_interval
@@ -108,7 +109,7 @@ class ClassificationTask(L.LightningModule):
                 f"{self.num_classes}. On the command line: `--model.init_args.num_classes={n_known}`."
             )
 
-    def train(self, mode: bool = True) -> ClassificationTask:  # noqa: FBT001, FBT002 -- as every module
+    def train(self, mode: bool = True) -> ClassificationTask:
         """Go into training mode, except for what is frozen; a head alone has no modes."""
         super().train(mode)
         if self.trains == "head":
