@@ -1,5 +1,7 @@
 """CLIP towers under ClassificationTask: linear probe and full fine-tuning, watched by the callback."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -55,7 +57,7 @@ def test_a_linear_probe_moves_nothing_but_its_head_and_is_watched(tmp_path, kind
     fitted(task, tmp_path, [watcher])
     assert changed(task, before) == {"head.weight", "head.bias"}, "running statistics stay as well"
     assert watcher.last_snapshot.epoch == 0
-    assert watcher.last_snapshot.explanations.decomposition.score_gains.isfinite().all()
+    assert watcher.last_snapshot.scores.isfinite().all()
 
 
 def test_full_fine_tuning_moves_the_tower_towards_prompts_that_stay(tmp_path):
@@ -87,3 +89,17 @@ def test_a_checkpoint_of_a_probe_is_restored(tmp_path):
     restored = ClassificationTask.load_from_checkpoint(tmp_path / "probe.ckpt", model=classifier())
     images = noise_images(2, 64)
     assert torch.equal(restored(images), task(images))
+
+
+@pytest.mark.parametrize(("given", "told"), [((0.5, 0.5, 0.5), 1), ((0.48, 0.45, 0.4), 0)])
+def test_images_that_are_normalised_otherwise_are_warned_of(tmp_path, recwarn, given, told):
+    network = classifier()
+    network.mean, network.std = (0.48, 0.45, 0.4), (0.25, 0.25, 0.25)
+    task = ClassificationTask(network, len(NAMES), trains="head")
+    task._trainer = SimpleNamespace(datamodule=CrittersDataModule(8, 8, 8, 64, mean=given))
+    task.setup("fit")
+    said = [str(warning.message) for warning in recwarn if "as the model was trained with" in str(warning.message)]
+    assert len(said) == told
+    if said:
+        assert "Expected the data's `mean` to be [0.48, 0.45, 0.4]" in said[0]
+        assert "but got [0.5, 0.5, 0.5]" in said[0]

@@ -79,7 +79,7 @@ def test_it_is_watched_while_it_learns_and_restored_from_its_checkpoint(tmp_path
     watcher = DecomCAMCallback(probe=2, target_layer="layer2", log=Log(n_images=0), dirpath=tmp_path / "watched")
     run = trainer(tmp_path, max_epochs=1, callbacks=[watcher])
     run.fit(module, CrittersDataModule(16, 8, 8, 32, captions=True, batch_size=8))
-    assert watcher.last_snapshot.explanations.logits.shape == (2, 8)
+    assert watcher.last_snapshot.logits.shape == (2, 8)
     run.save_checkpoint(tmp_path / "task.ckpt")
     restored = ImageTextTask.load_from_checkpoint(tmp_path / "task.ckpt").eval()
     images = noise_images(2)

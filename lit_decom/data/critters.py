@@ -216,6 +216,8 @@ class CrittersDataModule(ClassificationDataModule):
         num_workers: Processes that draw images; 0 draws in the main process.
         seed: Seed of the images and of their order; the three splits never share an image.
         augmentation: v2 transforms of the training images; None for a horizontal flip, an empty list for none.
+        mean: Mean of each colour channel, which images in 0..1 are normalised by; a pretrained network has its own.
+        std: Standard deviation of each colour channel, likewise.
     """
 
     def __init__(
@@ -237,8 +239,10 @@ class CrittersDataModule(ClassificationDataModule):
         num_workers: int = 0,
         seed: int = 0,
         augmentation: Sequence[v2.Transform] | None = None,
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        std: tuple[float, float, float] = (0.25, 0.25, 0.25),
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, augmentation=augmentation)
+        super().__init__(batch_size, num_workers, seed, augmentation=augmentation, mean=mean, std=std)
         self.sizes: dict[Split, int] = {"train": n_train, "val": n_val, "test": n_test}
         self.image_size = image_size
         self.shortcut_rate = shortcut_rate

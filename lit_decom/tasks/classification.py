@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,6 +80,7 @@ class ClassificationTask(L.LightningModule):
         self.task: Task = task
         self.model = _resolve(model, 1 if task == "binary" else num_classes, model_args, weights)
         self.trains = trains
+        self.normalisation = _normalisation(self.model)
         if trains == "head":
             self.model = _linear_probe(self.model).eval()
         elif isinstance(self.model, ZeroShotClassifier):
@@ -90,7 +92,7 @@ class ClassificationTask(L.LightningModule):
         self.train_acc, self.val_acc, self.test_acc = (_accuracy(task, num_classes) for _ in range(3))
 
     def setup(self, stage: str) -> None:
-        """Compare with the classes of the data, where a data module knows them.
+        """Compare with the classes and the normalisation of the data, where a data module knows them.
 
         Raises:
             MisconfigurationException: if the number of classes or the task differs.
@@ -108,6 +110,13 @@ class ClassificationTask(L.LightningModule):
                 f"Expected `num_classes` to be {n_known}, as many as {type(data).__name__} has, but got "
                 f"{self.num_classes}. On the command line: `--model.init_args.num_classes={n_known}`."
             )
+        for name, trained in self.normalisation.items():
+            given = getattr(data, name, None)
+            if isinstance(given, Tensor) and not torch.allclose(given, torch.tensor(trained), atol=1e-3):
+                rank_zero_warn(
+                    f"Expected the data's `{name}` to be {list(trained)}, as the model was trained with, but got "
+                    f"{given.tolist()}."
+                )
 
     def train(self, mode: bool = True) -> ClassificationTask:
         """Go into training mode, except for what is frozen; a head alone has no modes."""
@@ -252,6 +261,13 @@ def _linear_probe(network: nn.Module) -> nn.Module:
     network.requires_grad_(requires_grad=False)
     _last_layer(network)[1].requires_grad_(requires_grad=True)
     return network
+
+
+def _normalisation(network: nn.Module) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of the images that a zero-shot classifier was trained on, where it knows them."""
+    if not isinstance(network, ZeroShotClassifier):
+        return {}
+    return {name: known for name in ("mean", "std") if (known := getattr(network, name)) is not None}
 
 
 def _resolve(
