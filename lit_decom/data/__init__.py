@@ -1,4 +1,4 @@
-"""Datamodules: synthetic critters, scanned digits, folders of images."""
+"""Datamodules: synthetic critters (with words on them), scanned digits, folders of images."""
 
 from lit_decom.data.attributes import CritterAttributes, CritterAttributesDataModule
 from lit_decom.data.base import AnnotatedDataset, ClassificationDataModule
@@ -6,6 +6,7 @@ from lit_decom.data.critters import Critters, CrittersDataModule
 from lit_decom.data.digits import Digits, DigitsDataModule
 from lit_decom.data.image_folder import ImageFolder, ImageFolderDataModule
 from lit_decom.data.pairs import CritterPairs
+from lit_decom.data.words import CrittersWithWords
 
 __all__ = [
     "AnnotatedDataset",
@@ -15,6 +16,7 @@ __all__ = [
     "CritterPairs",
     "Critters",
     "CrittersDataModule",
+    "CrittersWithWords",
     "Digits",
     "DigitsDataModule",
     "ImageFolder",
