@@ -6,7 +6,7 @@ from lit_decom.data.critters import Critters, CrittersDataModule
 from lit_decom.data.digits import Digits, DigitsDataModule
 from lit_decom.data.image_folder import ImageFolder, ImageFolderDataModule
 from lit_decom.data.pairs import CritterPairs
-from lit_decom.data.words import CrittersWithWords
+from lit_decom.data.words import CrittersWithWords, CrittersWithWordsDataModule
 
 __all__ = [
     "AnnotatedDataset",
@@ -17,6 +17,7 @@ __all__ = [
     "Critters",
     "CrittersDataModule",
     "CrittersWithWords",
+    "CrittersWithWordsDataModule",
     "Digits",
     "DigitsDataModule",
     "ImageFolder",

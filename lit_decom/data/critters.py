@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -265,21 +265,25 @@ class CrittersDataModule(ClassificationDataModule):
 
     def make_dataset(self, split: Split, transform: v2.Transform) -> Critters:
         """Draw from the stream of the split's name."""
-        return Critters(
-            self.sizes[split],
-            self.image_size,
-            self.seed,
-            stream=split,
-            shortcut_rate=self.shortcut_rate,
-            shortcut_mode=self.shortcut_mode if split == "train" else self.eval_shortcut_mode,
-            corruption=self.corruption,
-            label_noise=self.label_noise if split == "train" else None,
-            class_proportions=self.class_proportions if split == "train" else None,
-            captions=self.captions,
-            cache=self.cache,
-            transform=transform,
-            annotations=split != "train",
-        )
+        return Critters(transform=transform, **self.options(split))
+
+    def options(self, split: Split) -> dict[str, Any]:
+        """Arguments of the data set of one split, but for the transform."""
+        train = split == "train"
+        return {
+            "n": self.sizes[split],
+            "image_size": self.image_size,
+            "seed": self.seed,
+            "stream": split,
+            "shortcut_rate": self.shortcut_rate,
+            "shortcut_mode": self.shortcut_mode if train else self.eval_shortcut_mode,
+            "corruption": self.corruption,
+            "label_noise": self.label_noise if train else None,
+            "class_proportions": self.class_proportions if train else None,
+            "captions": self.captions,
+            "cache": self.cache,
+            "annotations": not train,
+        }
 
 
 def _balanced(n: int, key: str) -> Tensor:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
-from lit_decom.data.base import Target, bounding_box
-from lit_decom.data.critters import Critters
-from lit_decom.data.drawing import paint
+from lit_decom.data.base import Split, Target, bounding_box
+from lit_decom.data.critters import Critters, CrittersDataModule
+from lit_decom.data.drawing import cluttered, paint
 
 Words = Literal["right", "wrong", "random"]
 
@@ -62,11 +63,12 @@ class CrittersWithWords(Critters):
     critter is that of :class:`lit_decom.data.Critters` with the same arguments, pixel by pixel but for the plate, so
     that images with right words, wrong words and none can be compared in pairs.
 
-    A network that shall be fooled by a word must have learnt to read: train it on right words, without flips, since a
-    word's mirror is only unreadable to a network that has not seen mirrored words.
+    A network that shall be fooled by a word must have learnt to read: train it on right words, some of them alone,
+    without flips, since a word's mirror is only unreadable to a network that has not seen mirrored words.
 
     To what :class:`lit_decom.data.Critters` gives, the target adds ``"word"`` (bool ``(1, H, W)``, the plate, which
-    hides the parts under it), and ``"word_label"``, the class that the word names, -1 where there is no word.
+    hides the parts under it), and ``"word_label"``, the class that the word names, -1 where there is no word. A caption
+    of a word alone names the class, and there is no box.
 
     Args:
         n: Number of images.
@@ -76,6 +78,8 @@ class CrittersWithWords(Critters):
         words: Which class the word names: "right" the one that the image shows, "wrong" one of the others, drawn
             uniformly, "random" any.
         word_rate: Share of the images, 0..1, that carry a word.
+        alone_rate: Share of these, 0..1, that show nothing else: the critter's background without the critter. Only
+            with right words, since a label is then what is written.
         **options: Further arguments of :class:`lit_decom.data.Critters`.
 
     Raises:
@@ -91,19 +95,26 @@ class CrittersWithWords(Critters):
         *,
         words: Words = "wrong",
         word_rate: float = 1.0,
+        alone_rate: float = 0.0,
         **options: Any,
     ) -> None:
         if words not in ("right", "wrong", "random"):
             raise ValueError(f"Expected `words` to be 'right', 'wrong' or 'random', but got {words!r}.")
-        if not 0 <= word_rate <= 1:
-            raise ValueError(f"Expected `word_rate` to be between 0 and 1, but got {word_rate}.")
+        for name, rate in (("word_rate", word_rate), ("alone_rate", alone_rate)):
+            if not 0 <= rate <= 1:
+                raise ValueError(f"Expected `{name}` to be between 0 and 1, but got {rate}.")
+        if alone_rate and words != "right":
+            raise ValueError(f"Expected `words` to be 'right' where `alone_rate` is positive, but got {words!r}.")
         super().__init__(n, image_size, seed, stream, **options)
         self.words = words
         self.word_rate = word_rate
+        self.alone_rate = alone_rate
 
     def load(self, index: int) -> tuple[tv_tensors.Image, Target]:
         """Image `index` with its word, if it has one, and its annotations."""
         image, target = super().load(index)
+        if self.is_alone(index):
+            image, target = self._background(index), self._without_critter(index, target)
         named, rng = self.word_label(index), self._random(index, "plate")
         plate = torch.zeros(image.shape[1:], dtype=torch.bool)
         if named >= 0:
@@ -117,6 +128,66 @@ class CrittersWithWords(Critters):
             return -1
         shift = {"right": 0, "wrong": 1 + int(rng.random() * (n - 1)), "random": int(rng.random() * n)}[self.words]
         return (shown + shift) % n
+
+    def is_alone(self, index: int) -> bool:
+        """Whether image `index` shows a word and no critter."""
+        return self.word_label(index) >= 0 and self._random(index, "alone").random() < self.alone_rate
+
+    def _background(self, index: int) -> tv_tensors.Image:
+        # What is behind the critter is drawn first, so it is the same without it.
+        picture = cluttered(self._random(index, "critter"), self.image_size).picture()
+        image = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+        return tv_tensors.Image(image.view(self.image_size, self.image_size, 3).permute(2, 0, 1).contiguous())
+
+    def _without_critter(self, index: int, target: Target) -> Target:
+        found: Target = {
+            name: torch.zeros_like(value) for name, value in target.items() if isinstance(value, tv_tensors.Mask)
+        }
+        if self.captions:
+            found |= {"caption": f"a photo of a {self.classes[self.word_label(index)]}"}
+        return target | found
+
+
+class CrittersWithWordsDataModule(CrittersDataModule):
+    """Critters of which some carry a word, for training, validation and test.
+
+    Training images are not flipped unless `augmentation` says so: the mirror of a word shall stay unreadable.
+
+    Args:
+        n_train: Number of training images.
+        n_val: Number of validation images.
+        n_test: Number of test images.
+        image_size: Height and width in pixels, at least 32.
+        words: Which class the word names, of the images of every split.
+        word_rate: Share of the images, 0..1, that carry a word, of every split.
+        alone_rate: Share of the training images with a word, 0..1, that show nothing else.
+        **options: Further arguments of :class:`lit_decom.data.CrittersDataModule`.
+    """
+
+    def __init__(
+        self,
+        n_train: int = 2000,
+        n_val: int = 400,
+        n_test: int = 400,
+        image_size: int = 112,
+        *,
+        words: Words = "right",
+        word_rate: float = 0.5,
+        alone_rate: float = 0.4,
+        **options: Any,
+    ) -> None:
+        super().__init__(n_train, n_val, n_test, image_size, **options)
+        self.words: Words = words
+        self.word_rate = word_rate
+        self.alone_rate = alone_rate
+
+    def default_augmentation(self) -> list[v2.Transform]:
+        """None."""
+        return []
+
+    def make_dataset(self, split: Split, transform: v2.Transform) -> CrittersWithWords:
+        """Draw from the stream of the split's name."""
+        return CrittersWithWords(**self.options(split), words=self.words, word_rate=self.word_rate, transform=transform)
 
 
 @dataclass(frozen=True)
@@ -187,6 +258,6 @@ def _hidden(target: Mapping[str, Any], plate: Tensor) -> Target:
     found = dict(target)
     for name in {"masks", "parts", "shortcut"} & set(found):
         found[name] = tv_tensors.Mask(found[name] & ~plate)
-    found["boxes"] = bounding_box(found["masks"][0])
+    found["boxes"] = bounding_box(found["masks"][0]) if found["masks"].any() else found["boxes"][:0]
     found["word"] = tv_tensors.Mask(plate[None])
     return found

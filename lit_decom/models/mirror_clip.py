@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_decom.functional.base import widened
-from lit_decom.models.zero_shot import ZeroShotClassifier
+from lit_decom.models.zero_shot import ZeroShotClassifier, scaled_cosines
 
 _Module = TypeVar("_Module", bound=nn.Module)
 Reading = Literal["visual", "textual"]
@@ -127,8 +127,7 @@ class MirrorCLIP(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Score images ``(B, 3, H, W)`` against every class by one reading: logits ``(B, N)``."""
         found: Tensor = getattr(self.embeddings(images), self.reading)
-        with torch.autocast(found.device.type, enabled=False):
-            return self.classifier.logit_scale * found @ self.classifier.class_embeddings.to(found).T
+        return scaled_cosines(found, self.classifier.class_embeddings, self.classifier.logit_scale)
 
 
 class _BothViews(nn.Module):

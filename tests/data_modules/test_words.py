@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from lit_decom.data import Critters, CrittersWithWords
+from lit_decom.data import Critters, CrittersDataModule, CrittersWithWords, CrittersWithWordsDataModule
 from lit_decom.data.words import _FONT, _coverage, _dots
-from tests.data_modules.test_critters import digest
+from tests.data_modules.test_critters import digest, widened
 from tests.helpers.nuisance import most_by_chance
 
 PICTURES = "c05f95ce996fd9e0"
@@ -97,6 +97,43 @@ def test_a_letter_covers_what_its_dots_cover():
     assert torch.equal(halves[::2, ::2], 9 * _dots("k"))
 
 
+def test_a_word_alone_lies_on_the_critters_background():
+    plain = Critters(24, 64, captions=True)
+    written = CrittersWithWords(24, 64, words="right", word_rate=0.5, alone_rate=0.5, captions=True)
+    both = CrittersWithWords(24, 64, words="right", word_rate=0.5)
+    alone = [i for i in range(24) if written.is_alone(i)]
+    assert 2 < len(alone) < 10
+    for i in range(24):
+        (image, target), (known, labelled), (original, shown) = written[i], both[i], plain[i]
+        assert torch.equal(target["word"], labelled["word"])
+        if i not in alone:
+            assert torch.equal(image, known)
+            assert target["caption"] == shown["caption"]
+            continue
+        assert target["caption"] == f"a photo of a {written.classes[target['label']]}"
+        assert not target["masks"].any()
+        assert not target["parts"].any()
+        assert target["boxes"].shape == (0, 4)
+        beside = ~widened(shown["masks"])[0] & ~target["word"][0]
+        assert torch.equal(image[:, beside], original[:, beside])
+        assert (image != original)[:, shown["masks"][0]].any(dim=0).float().mean() > 0.9
+
+
+def test_the_datamodule_draws_the_same_critters_with_words_and_does_not_flip_them():
+    options = {"n_train": 8, "n_val": 8, "n_test": 8, "image_size": 40, "seed": 5}
+    data = CrittersWithWordsDataModule(**options, words="wrong", word_rate=1.0, captions=True)
+    plain = CrittersDataModule(**options, augmentation=[])
+    for name in ("train_dataset", "val_dataset", "test_dataset"):
+        written, alone = getattr(data, name), getattr(plain, name)
+        assert torch.equal(written.targets, alone.targets)
+        for (image, target), (expected, _) in zip(written, alone, strict=True):
+            changed = (image != expected).any(dim=0)
+            assert 0 < changed.sum() < changed.numel() / 2
+            assert target["caption"]
+            assert "word" not in target or not (changed & ~target["word"][0]).any()
+    assert (written.words, written.word_rate) == ("wrong", 1.0)
+
+
 def test_targets_can_be_collated_and_training_ones_are_the_label_alone():
     batch = default_collate([CrittersWithWords(8, 32, word_rate=0.5)[i] for i in range(8)])
     assert batch[1]["word"].shape == (8, 1, 32, 32)
@@ -108,6 +145,8 @@ def test_targets_can_be_collated_and_training_ones_are_the_label_alone():
     [
         ({"words": "left"}, "Expected `words` to be 'right', 'wrong' or 'random', but got 'left'"),
         ({"word_rate": 1.5}, "Expected `word_rate` to be between 0 and 1, but got 1.5"),
+        ({"alone_rate": 0.5}, "Expected `words` to be 'right' where `alone_rate` is positive, but got 'wrong'"),
+        ({"words": "right", "alone_rate": -0.5}, "Expected `alone_rate` to be between 0 and 1, but got -0.5"),
         ({"image_size": 8}, "Expected `image_size` to be at least 32"),
     ],
 )
