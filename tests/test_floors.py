@@ -16,7 +16,7 @@ FLOORS = (
     {"models", "probe", "render", "scores"},
     {"evidence"},
     {"methods", "metrics"},
-    {"components", "records", "scoring"},
+    {"components", "concepts", "records", "scoring"},
     {"explainer", "data", "tasks", "sinks", "tables", "report", "dashboard", "shipped_configs"},
     {"evaluation", "observer"},
     {"callbacks"},
