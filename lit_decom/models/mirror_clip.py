@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_decom.functional.base import widened
-from lit_decom.models.zero_shot import ZeroShotClassifier, scaled_cosines
+from lit_decom.models.zero_shot import ZeroShotClassifier
 
 _Module = TypeVar("_Module", bound=nn.Module)
 Reading = Literal["visual", "textual"]
@@ -89,6 +89,8 @@ class MirrorCLIP(nn.Module):
 
     Attributes:
         target_layer: the name under which both views are explained; None without `layer`.
+        mean: the classifier's.
+        std: the classifier's.
 
     Raises:
         ValueError: if the reading is unknown or there is no such layer.
@@ -100,6 +102,7 @@ class MirrorCLIP(nn.Module):
             raise ValueError(f"Expected `reading` to be one of {READINGS}, but got {reading!r}.")
         self.reading: Reading = reading
         self.classifier = classifier
+        self.mean, self.std = classifier.mean, classifier.std
         self.target_layer: str | None = None
         if layer is not None:
             self._look_at(layer)
@@ -120,14 +123,14 @@ class MirrorCLIP(nn.Module):
         for module in self.modules():
             if isinstance(module, _BothViews):
                 module.views = (len(views), views.shape[-2], views.shape[-1])
-        both: Tensor = widened(self.classifier.image_encoder(views))
+        both = widened(self.classifier.embed(views))
         with torch.autocast(both.device.type, enabled=False):
             return disentangled(*both.chunk(2))
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images ``(B, 3, H, W)`` against every class by one reading: logits ``(B, N)``."""
-        found: Tensor = getattr(self.embeddings(images), self.reading)
-        return scaled_cosines(found, self.classifier.class_embeddings, self.classifier.logit_scale)
+        logits: Tensor = self.classifier.score(getattr(self.embeddings(images), self.reading))
+        return logits
 
 
 class _BothViews(nn.Module):

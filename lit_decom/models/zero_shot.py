@@ -177,7 +177,14 @@ class ZeroShotClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images ``(B, 3, H, W)`` against every class: logits ``(B, N)``."""
-        embeddings = _first(self.image_encoder(images))
+        return self.score(self.embed(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embed images ``(B, 3, H, W)``: ``(B, D)``, of any length."""
+        return _first(self.image_encoder(images))
+
+    def score(self, embeddings: Tensor) -> Tensor:
+        """Score embeddings ``(B, D)`` of images against every class: logits ``(B, N)``."""
         logits = scaled_cosines(embeddings, self.class_embeddings, self.logit_scale)
         if self.background is None:
             return logits + self.logit_bias
