@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
+from lit_decom.sweep import TRIAL_DIRECTORY
+
 _LIGHTNING_COMMANDS = {
     "fit": "train, and explain the network at every validation",
     "validate": "print the scores of a checkpoint's explanations over the validation images",
@@ -69,10 +71,15 @@ def _dispatch(words: list[str]) -> None:
 
 
 def _run_lightning(words: list[str], *, debug: bool) -> None:
-    from lit_decom.fitting import EXPECTED_ERRORS, run
+    from lit_decom.fitting import EXPECTED_ERRORS, LitDecomCLI, run
 
+    cli = LitDecomCLI
+    if TRIAL_DIRECTORY in os.environ:
+        from lit_decom.sweep.trial_log import TrialCLI
+
+        cli = TrialCLI
     try:
-        run(words, debug=debug)
+        run(words, debug=debug, cli=cli)
     except EXPECTED_ERRORS as error:
         _explain(words[0], error, debug=debug)
 

@@ -154,16 +154,17 @@ class LitDecomCLI(LightningCLI):
                     _console().print(f"scores: {output}", soft_wrap=True, highlight=False, markup=False)
 
 
-def run(words: Sequence[str], *, debug: bool = False) -> None:
+def run(words: Sequence[str], *, debug: bool = False, cli: type[LitDecomCLI] = LitDecomCLI) -> None:
     """Run ``lit-decom fit``, ``validate`` or ``test``.
 
     Args:
         words: the command and its options.
         debug: whether a wrong option raises, where it otherwise ends the process with a message.
+        cli: what runs it.
     """
     _hush()
     with parsing(words, debug=debug):
-        LitDecomCLI(**cli_settings("lit-decom"), save_config_callback=KeepConfig)
+        cli(**cli_settings("lit-decom"), save_config_callback=KeepConfig)
 
 
 def _hush() -> None:

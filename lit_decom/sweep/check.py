@@ -1,7 +1,5 @@
 """Checks made before the first trial, so that a sweep with a wrong parameter or objective is refused at once."""
 
-import contextlib
-import io
 import json
 import tempfile
 import threading
@@ -9,59 +7,45 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_decom.sweep.errors import SweepError, near, tail
-from lit_decom.sweep.program import at, filled, fit_words, overrides
+from jsonargparse import ArgumentError, Namespace
+
+from lit_decom.sweep import SweepError, near
 from lit_decom.sweep.space import covering_points, nested
 from lit_decom.sweep.spec import Sweep
-from lit_decom.sweep.trial import read_lines, run_watched
+from lit_decom.sweep.trial import end_of_log, filled, fit_words, read_lines, run_program
 
-# One batch of each, and nothing that outlives the dry trial.
-_DRY = {
-    "trainer.max_epochs": 1,
-    "trainer.limit_train_batches": 1,
-    "trainer.limit_val_batches": 1,
-    "trainer.num_sanity_val_steps": 0,
-    "trainer.logger": False,
-    "trainer.enable_model_summary": False,
-    "callback.report": False,
-    "callback.log.n_images": 0,
-    "callback.every_n_epochs": 1,
-}
+_DRY = {"trainer.fast_dev_run": True, "callback.every_n_epochs": 1}  # one batch of each, no tracker and no records
 
 
-def check_parameters(sweep: Sweep) -> Mapping[str, Any]:
+class _Composed(Exception):  # noqa: N818 -- not an error: the way out before anything is made
+    pass
+
+
+def check_parameters(sweep: Sweep, *, is_grid: bool = False) -> None:
     """Parse the command with every choice and both ends of every range, as ``lit-decom fit`` would.
 
-    Args:
-        sweep: whose program is ``lit_decom fit``; another program's parameters cannot be looked at.
-
-    Returns:
-        The configuration without parameters; empty for another program.
+    Of another program's parameters it is only checked whether a grid can count them.
 
     Raises:
         SweepError: naming what does not fit, and what is spelled alike.
     """
-    if fit_words(sweep.command) is None:
-        return {}
-    composed = _compose(sweep, {})
-    known = _known_keys(composed)
-    for point in covering_points(sweep.parameters):
+    if is_grid:
+        [parameter.counted() for parameter in sweep.space]
+    if fit_words(sweep.file.command) is None:
+        return
+    known = set(_composed(sweep, {}).keys(branches=True))
+    for point in covering_points(sweep.space):
         try:
-            _compose(sweep, nested(sweep.parameters, point))
+            _composed(sweep, nested(sweep.space, point))
         except SweepError as error:
-            unknown = [p.path[0] for p in sweep.parameters if not _is_known(p.path[0], composed, known)]
-            hints = [f"There is no `{name}`.{near(name, known)}" for name in dict.fromkeys(unknown)]
+            unknown = dict.fromkeys(p.path[0] for p in sweep.space if p.path[0] not in known)
+            hints = [f"The configuration has no `{name}`.{near(name, known)}" for name in unknown]
             lines = [f"Expected `lit-decom fit` to accept the parameters {point}, but:", str(error), *hints]
             raise SweepError("\n".join(lines)) from error
-    return composed
 
 
-def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> dict[str, bool | None]:
-    """Train on one batch in a directory that is thrown away.
-
-    Args:
-        sweep: whose program is ``lit_decom fit``.
-        composed: the configuration without parameters.
+def dry_trial(sweep: Sweep) -> dict[str, bool | None]:
+    """Train ``lit-decom fit`` on one batch in a directory that is thrown away.
 
     Returns:
         By the name of everything that a trial may log, whether more is better; None where that is not known.
@@ -71,22 +55,16 @@ def dry_trial(sweep: Sweep, composed: Mapping[str, Any]) -> dict[str, bool | Non
     """
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder).resolve()
-        config = nested(sweep.parameters, covering_points(sweep.parameters)[0])
-        config |= overrides(sweep, directory, composed) | _DRY
-        config = {key: value for key, value in config.items() if not key.startswith("trainer.logger.")}
-        code, _ = run_watched(sweep, config, directory, threads=1, ended_by=lambda: False, stopping=threading.Event())
+        config = nested(sweep.space, covering_points(sweep.space)[0]) | _DRY
+        code, _ = run_program(sweep, config, directory, threads=1, stopping=threading.Event())
         if code:
-            log = tail(directory / "log.txt")
-            raise SweepError(f"Expected a dry trial of one batch to run, but it ended with status {code}:\n{log}")
+            said = end_of_log(directory)
+            raise SweepError(f"Expected a dry trial of one batch to run, but it ended with status {code}:\n{said}")
         return {name: more for line in read_lines(directory) for name, more in line.get("directions", {}).items()}
 
 
 def check_objectives(sweep: Sweep, directions: Mapping[str, bool | None]) -> None:
-    """Compare the objectives with what a trial logs.
-
-    Args:
-        sweep: whose objectives they are.
-        directions: by the name of everything that a trial may log, whether more is better.
+    """Compare the objectives with what :func:`dry_trial` says that a trial logs.
 
     Raises:
         SweepError: if an objective is not logged, or its goal is against the metric's own.
@@ -101,7 +79,7 @@ def check_objectives(sweep: Sweep, directions: Mapping[str, bool | None]) -> Non
             raise SweepError(f"Expected the goal of `{name}` to be {right}, since {better} is better, but got {goal}.")
 
 
-def parse(words: list[str]) -> dict[str, Any]:
+def parse(words: list[str]) -> Namespace:
     """Compose a configuration as ``lit-decom fit`` does from the words after it, without making anything of it.
 
     Raises:
@@ -110,52 +88,26 @@ def parse(words: list[str]) -> dict[str, Any]:
     # Lightning takes seconds to import, and other programs than ours need none of it.
     from lit_decom.fitting import LitDecomCLI, cli_settings
 
-    class Composed(Exception):  # noqa: N818 -- not an error: the way out before anything is made
-        pass
-
     class Composer(LitDecomCLI):
         # before Lightning seeds everything and makes a Trainer
         def parse_arguments(self, parser: Any, args: Any) -> None:
-            raise Composed(parser.parse_args(args))
+            raise _Composed(parser.parse_args(args)["fit"])
 
-    said = io.StringIO()
+    settings = cli_settings("lit-decom")
+    settings["parser_kwargs"] |= {"exit_on_error": False}
+    settings["parser_kwargs"]["fit"] |= {"exit_on_error": False}
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            Composer(**cli_settings("lit-decom"), save_config_callback=None, args=["fit", *words])
-    except Composed as composed:
-        plain: dict[str, Any] = _plain(composed.args[0]["fit"])
-        return plain
-    except SystemExit as error:
-        message = said.getvalue()
-        raise SweepError(message[message.find("error: ") + len("error: ") :].strip()) from error
+        Composer(**settings, save_config_callback=None, args=["fit", *words])
+    except _Composed as composed:
+        config: Namespace = composed.args[0]
+        return config
+    except ArgumentError as error:
+        raise SweepError(str(error)) from error
     raise SweepError("Expected `command` to hold `lit-decom fit` and its options, but there was nothing to compose.")
 
 
-def _compose(sweep: Sweep, config: Mapping[str, Any]) -> dict[str, Any]:
+def _composed(sweep: Sweep, config: Mapping[str, Any]) -> Namespace:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "point.json"
         file.write_text(json.dumps(dict(config)))
-        return parse(filled(sweep, config, file, fit_words(sweep.command)))
-
-
-def _plain(value: Any) -> Any:
-    """Namespaces as mappings, and what JSON does not know as text."""
-    if hasattr(value, "as_dict"):
-        value = value.as_dict()
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _known_keys(config: Mapping[str, Any], above: str = "") -> set[str]:
-    """Every dotted key of a configuration, branches included."""
-    below = (_known_keys(value, f"{above}{key}.") for key, value in config.items() if isinstance(value, Mapping))
-    return {f"{above}{key}" for key in config}.union(*below)
-
-
-def _is_known(name: str, composed: Mapping[str, Any], known: set[str]) -> bool:
-    """Whether a key exists, or may exist below one that is empty."""
-    parent = name.rpartition(".")[0]
-    return name in known or (parent in known and at(composed, parent) is None)
+        return parse(filled(sweep, config, file, fit_words(sweep.file.command) or []))

@@ -5,9 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from rich.console import Console
 
-from lit_decom.sweep.errors import SweepError
+from lit_decom.sweep import SweepError
 
 _EPILOG = """\
 The same command goes on with a sweep that was killed: what was running then is run again once it has shown no sign of
@@ -32,29 +33,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("file", type=Path, help="in W&B's sweep format, or the name of a shipped one")
-    run.add_argument(
-        "--backend", choices=("optuna", "grid", "random"),
-        help="who chooses the trials (default: by the file's `method`, optuna for bayes)",
-    )  # fmt: skip
-    run.add_argument(
-        "--n_trials", "--n-trials", type=int,
-        help="over all workers (default: the file's run_cap, else a whole grid or 20)",
-    )  # fmt: skip
+    backends = "who chooses the trials (default: by the file's `method`, optuna for bayes)"
+    run.add_argument("--backend", choices=("optuna", "grid", "random"), help=backends)
+    n_trials = "over all workers (default: the file's run_cap, else a whole grid or 20)"
+    run.add_argument("--n_trials", "--n-trials", type=PositiveInt, help=n_trials)
     run.add_argument("--seed", type=int, default=0, help="of draws and samplers (default: %(default)s)")
     run.add_argument("--no_check", "--no-check", dest="check", action="store_false", help="make no dry trial")
     worker = actions.add_parser("worker", help="join a sweep that runs, on any machine that reaches its storage")
     worker.add_argument("--study", help="its name, where the storage has several")
+    storage = "database of the study, such as postgresql://user@host/name (`run` has SQLite in --dir without it)"
+    life = "between a trial's signs of life; after six without, it is run again (default: %(default)s)"
     for command in (run, worker):
-        command.add_argument("--jobs", type=int, default=1, help="trials at once; they share the cores (default: 1)")
+        jobs = "trials at once; they share the cores (default: %(default)s)"
+        command.add_argument("--jobs", type=NonNegativeInt, default=1, help=jobs)
         command.add_argument("--dir", type=Path, help="where the trials are kept (default: runs/sweeps/<name>)")
-        command.add_argument(
-            "--storage", required=command is worker, metavar="URL",
-            help="database of the study, such as postgresql://user@host/name (`run` has SQLite in --dir without it)",
-        )  # fmt: skip
-        command.add_argument(
-            "--heartbeat", type=int, default=10, metavar="SECONDS",
-            help="between a trial's signs of life; after six without, it is run again (default: %(default)s)",
-        )  # fmt: skip
+        command.add_argument("--storage", required=command is worker, metavar="URL", help=storage)
+        command.add_argument("--heartbeat", type=PositiveInt, default=10, metavar="SECONDS", help=life)
     show = actions.add_parser("show", help="print the trials, draw the front, choose one")
     show.add_argument("dir", type=Path, help="of the sweep")
     show.add_argument("--eps", type=float, default=0.01, help="margin of the further objectives (default: %(default)s)")
@@ -71,22 +65,20 @@ def run(given: argparse.Namespace) -> None:
         SystemExit: with status 130 on an interruption.
     """
     # Optuna and its database take a while to import; help does without them.
-    from lit_decom.sweep.run import Options, join_sweep, run_sweep
-    from lit_decom.sweep.show import read_kept, show_sweep
-
+    try:
+        from lit_decom.sweep.run import Options, run_sweep
+        from lit_decom.sweep.show import show_sweep
+    except ModuleNotFoundError as missing:
+        raise SweepError(f"Expected `{missing.name}` to be installed: pip install 'lit-decom[sweep]'") from missing
     console = Console()
     if given.action == "show":
-        show_sweep(read_kept(given.dir), given.eps, console)
+        show_sweep(given.dir, given.eps, console)
         return
     # Schedulers end a job like this; what it ran is in line again at once.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    shared = {"jobs": given.jobs, "directory": given.dir, "storage": given.storage, "heartbeat": given.heartbeat}
     try:
-        if given.action == "worker":
-            path = join_sweep(Options(**shared), given.study, console)
-        else:
-            options = Options(given.file, given.backend, given.n_trials, seed=given.seed, check=given.check, **shared)
-            path = run_sweep(options, console)
+        options = Options(**{name: value for name, value in vars(given).items() if name in Options.__annotations__})
+        path = run_sweep(options, console)
     except KeyboardInterrupt:
         print("lit-decom sweep: interrupted; the same command goes on with what is left.", file=sys.stderr)
         sys.exit(_EXIT_INTERRUPTED)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,19 @@ from typing import Any
 
 from filelock import FileLock
 from rich.console import Console
+from tqdm import tqdm
 
+from lit_decom.sweep import SweepError
 from lit_decom.sweep.check import check_objectives, check_parameters, dry_trial
-from lit_decom.sweep.errors import SweepError, tail
-from lit_decom.sweep.program import fit_words
-from lit_decom.sweep.spec import Sweep, read_sweep
+from lit_decom.sweep.spec import read_sweep
 from lit_decom.sweep.study import NUMBER, OUTCOME, SweepStudy, TrialPruned, TrialState, described_in
-from lit_decom.sweep.trial import Outcome, TrialRunner, Watch, plain_text
+from lit_decom.sweep.trial import Outcome, end_of_log, fit_words, plain_text, run_trial
 
 _SWEEP_FILE = "sweep.json"
 _BACKENDS = {"bayes": "optuna", "grid": "grid", "random": "random"}
 _DEFAULT_TRIALS = 20
 _FAILURES_TO_STOP = 3
 _IDLE_SECONDS = 1.0
-_UNITS = ((3600, "h"), (60, "min"), (1, "s"))
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,11 @@ class Options:
     """How a sweep is run: what stands on the command line of ``lit-decom sweep``."""
 
     file: Path | None = None  # in W&B's format; None for a sweep that is joined
+    study: str | None = None  # that is joined, where the storage has several
     backend: str | None = None  # optuna, grid or random; None for what the file's `method` says
     n_trials: int | None = None  # over all workers and resumptions; None for all of a grid, and 20 otherwise
     jobs: int = 1  # trials at once; 0 leaves them to other workers
-    directory: Path | None = None  # of the sweep; None for runs/sweeps/<name of the file>
+    dir: Path | None = None  # of the sweep; None for runs/sweeps/<name of the file>
     storage: str | None = None  # URL of the database that holds the study; None for an SQLite file in the directory
     seed: int = 0  # of draws and samplers
     check: bool = True  # whether the dry trial is made
@@ -43,56 +43,29 @@ class Options:
 
 
 def run_sweep(options: Options, console: Console) -> Path:
-    """Run a sweep, or go on with it.
+    """Run a sweep or go on with it, or join one that ``lit-decom sweep run`` has opened, on any machine.
 
     Args:
         options: which sweep, and how it is run.
         console: where each trial's result is printed.
 
     Returns:
-        The sweep's directory.
+        The directory of the sweep, or of what this worker ran of it.
 
     Raises:
-        SweepError: if the sweep cannot be run, or none of its trials can.
+        SweepError: if the sweep cannot be run or found, or none of its trials can be run.
         KeyboardInterrupt: when the user interrupts; what was running is run again next time.
     """
-    sweep = read_sweep(options.file or Path())
-    backend = options.backend or _BACKENDS[sweep.method]
-    described = {"name": sweep.name, "sweep": dict(sweep.raw), "backend": backend, "seed": options.seed}
-    _refuse_unfit(sweep, options, backend)
+    described = _checked(options, console) if options.file else described_in(str(options.storage), options.study)
     path = _directory(described, options)
-    composed = _checked(sweep, path, options, console)
     path.mkdir(parents=True, exist_ok=True)
     with FileLock(path / "open.lock"):
-        study = SweepStudy(_url(path, options.storage), described, composed, options.heartbeat)
-        default = None if backend == "grid" else _DEFAULT_TRIALS
-        study.put_in_line(options.n_trials or sweep.raw.get("run_cap", default))
+        study = SweepStudy(_url(path, options.storage), described, options.heartbeat)
+        if options.file:
+            default = None if study.is_grid else _DEFAULT_TRIALS
+            study.put_in_line(options.n_trials or study.sweep.file.run_cap or default)
         (path / _SWEEP_FILE).write_text(json.dumps(described | {"storage": options.storage}, indent=2))
     Worker(study, path, options, console).work()
-    return path
-
-
-def join_sweep(options: Options, study: str | None, console: Console) -> Path:
-    """Work off what waits in a sweep that ``lit-decom sweep run`` has opened, on any machine.
-
-    Args:
-        options: where the sweep is, and how its trials are run.
-        study: its name; may be left out where the storage has one alone.
-        console: where each trial's result is printed.
-
-    Returns:
-        The directory of this worker's trials.
-
-    Raises:
-        SweepError: if the study is not to be found, or none of its trials can be run.
-        KeyboardInterrupt: when the user interrupts; what was running waits for another worker.
-    """
-    url = str(options.storage)
-    described = described_in(url, study)
-    path = _directory(described, options)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / _SWEEP_FILE).write_text(json.dumps(described | {"storage": url}, indent=2))
-    Worker(SweepStudy(url, described, heartbeat=options.heartbeat), path, options, console).work()
     return path
 
 
@@ -113,18 +86,12 @@ class Worker:
 
     A worker that opened the sweep stays while others work, to take up what they may leave behind; one that joined
     gives its machine back.
-
-    Args:
-        study: whose trials they are.
-        path: holds their directories.
-        options: how they are run.
-        console: where each result is printed.
     """
 
     def __init__(self, study: SweepStudy, path: Path, options: Options, console: Console) -> None:
-        self.study, self.options, self.console = study, options, console
+        self.study, self.trials, self.options, self.console = study, path.resolve() / "trials", options, console
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.runner = TrialRunner(study.sweep, path, study.composed, max(1, cores // max(1, options.jobs)))
+        self._threads, self._stopping = max(1, cores // max(1, options.jobs)), threading.Event()
         self._failed: list[Outcome] = []
         self._worked = False
 
@@ -141,34 +108,38 @@ class Worker:
                 for future in wait([pool.submit(self._work) for _ in range(jobs)], return_when=FIRST_EXCEPTION).done:
                     future.result()
             finally:
-                self.runner.stopping.set()
+                self._stopping.set()
         if self._failed and not self._worked:
-            log = tail(Path(self._failed[-1].directory) / "log.txt")
-            raise SweepError(f"Expected a trial to work, but all {len(self._failed)} failed; the last one said:\n{log}")
+            said = end_of_log(self.trials / str(self._failed[-1].number))
+            raise SweepError(
+                f"Expected a trial to work, but all {len(self._failed)} failed; the last one said:\n{said}"
+            )
         if self.study.is_reached():
             self.console.print("The target is reached.")
 
     def _work(self) -> None:
-        while not self.runner.stopping.is_set() and (self._worked or len(self._failed) < _FAILURES_TO_STOP):
+        while not self._stopping.is_set() and (self._worked or len(self._failed) < _FAILURES_TO_STOP):
             self.study.take_up_the_dead()
             if self.study.is_reached():
                 return
             if self.study.trials(TrialState.WAITING):
                 self.study.optuna.optimize(self._run, n_trials=1, callbacks=[self._report])
             elif self.options.file and self.study.trials(TrialState.RUNNING):
-                self.runner.stopping.wait(_IDLE_SECONDS)
+                self._stopping.wait(_IDLE_SECONDS)
             else:
                 return
 
     def _run(self, trial: Any) -> float | list[float]:
         """Run one trial for Optuna, to which a value that is not a number means that it failed."""
-        if NUMBER not in trial.user_attrs:
+        number, sweep = trial.user_attrs.get(NUMBER), self.study.sweep
+        if number is None:
             return math.nan  # another worker was faster, and Optuna made a trial beyond the last
         if OUTCOME in trial.user_attrs:
             outcome: Outcome | None = Outcome.of(trial.user_attrs[OUTCOME])  # its worker died before it could say so
         else:
             params = {parameter.name: parameter.suggest(trial) for parameter in self.study.parameters}
-            outcome = self.runner.run(trial.user_attrs[NUMBER], params, self._watch(trial))
+            place = self.trials / str(number)
+            outcome = run_trial(sweep, params, place, trial, threads=self._threads, stopping=self._stopping)
         if outcome is None:
             self.study.put_back(trial.number)
             return math.nan
@@ -177,14 +148,7 @@ class Worker:
             raise TrialPruned
         if outcome.state == "failed":
             return math.nan
-        return [outcome.readings[objective.name].value for objective in self.study.sweep.objectives]
-
-    def _watch(self, trial: Any) -> Watch | None:
-        def watch(step: int, value: float) -> bool:
-            trial.report(value, step)
-            return bool(trial.should_prune())
-
-        return None if self.study.sweep.early_terminate is None else watch
+        return [outcome.readings[objective.name].value for objective in sweep.objectives]
 
     def _report(self, _: Any, trial: Any) -> None:
         if OUTCOME not in trial.user_attrs:
@@ -209,8 +173,7 @@ class Worker:
         if not left or not seconds:
             return text
         rest = sum(seconds) / len(seconds) * left / max(self.options.jobs, running, 1)
-        unit, name = next((unit, name) for unit, name in _UNITS if rest >= 1.5 * unit or unit == 1)
-        return f"{text}, about {rest / unit:.0f} {name} left"
+        return f"{text}, about {tqdm.format_interval(rest)} left"
 
 
 def _url(path: Path, storage: str | None) -> str:
@@ -218,34 +181,24 @@ def _url(path: Path, storage: str | None) -> str:
     return storage or f"sqlite:///{path.resolve() / 'study.db'}"
 
 
-def _checked(sweep: Sweep, path: Path, options: Options, console: Console) -> Mapping[str, Any]:
-    """Check what can be checked before the first trial, and give the configuration without parameters."""
-    composed = check_parameters(sweep)
-    if fit_words(sweep.command) is None:
+def _checked(options: Options, console: Console) -> dict[str, Any]:
+    """Read a sweep's file, check what can be checked before the first trial, and describe the sweep for workers."""
+    sweep = read_sweep(options.file or Path())
+    backend = options.backend or _BACKENDS[sweep.file.method]
+    described = {"name": sweep.name, "sweep": sweep.raw, "backend": backend, "seed": options.seed}
+    path = _directory(described, options)
+    check_parameters(sweep, is_grid=backend == "grid")
+    if fit_words(sweep.file.command) is None:
         console.print("Neither parameters nor metrics are checked beforehand: the program is not `lit-decom fit`.")
     elif options.check and not (path / _SWEEP_FILE).exists():
         console.print("A dry trial of one batch shows what is logged.")
-        check_objectives(sweep, dry_trial(sweep, composed))
-    return composed
+        check_objectives(sweep, dry_trial(sweep))
+    return described
 
 
-def _refuse_unfit(sweep: Sweep, options: Options, backend: str) -> None:
-    for name, value, least in (("jobs", options.jobs, 0), ("n_trials", options.n_trials, 1)):
-        if value is not None and value < least:
-            raise SweepError(f"Expected `--{name}` to be at least {least}, but got {value}.")
-    if sweep.early_terminate is not None and len(sweep.objectives) > 1:
-        raise SweepError(
-            "Expected `early_terminate` with one objective only, since a trial may be hopeless in one and best in "
-            f"another, but there are {len(sweep.objectives)}."
-        )
-    for parameter in sweep.parameters if backend == "grid" else ():
-        parameter.counted()
-
-
-def _directory(described: Mapping[str, Any], options: Options) -> Path:
+def _directory(described: dict[str, Any], options: Options) -> Path:
     """Give the sweep's directory, and refuse one that holds another sweep."""
-    path = options.directory or Path("runs") / "sweeps" / described["name"]
-    now = {**described, "storage": options.storage}
+    path, now = options.dir or Path("runs") / "sweeps" / described["name"], described | {"storage": options.storage}
     before = json.loads((path / _SWEEP_FILE).read_text()) if (path / _SWEEP_FILE).exists() else now
     changed = [key for key, value in now.items() if before[key] != value]
     if changed:

@@ -1,10 +1,12 @@
 """Which trial to take: the best by the first objective among those near the best by the others."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from lit_decom.sweep import SweepError
 from lit_decom.sweep.spec import Objective
 from lit_decom.sweep.trial import Interval, Outcome, Reading
 
@@ -39,28 +41,33 @@ def choose(outcomes: Sequence[Outcome], objectives: Sequence[Objective], eps: fl
         The choice; among equals the trial with the lower number.
 
     Raises:
-        ValueError: if `eps` is negative or no trial is complete.
+        SweepError: if `eps` is negative or no trial is complete.
     """
     if not eps >= 0:
-        raise ValueError(f"Expected `eps` to be at least 0, but got {eps}.")
+        raise SweepError(f"Expected `eps` to be at least 0, but got {eps}.")
     complete = [outcome for outcome in outcomes if outcome.state == "complete"]
     if not complete:
-        raise ValueError("Expected at least one complete trial, but there is none.")
+        raise SweepError(
+            f"Expected at least one complete trial, but got {states_of(outcomes) or 'none that has ended'}."
+        )
     first, *further = objectives
     tops = [(objective, _best(complete, objective)) for objective in further]
     within = {outcome.number: _within(outcome, tops, eps) for outcome in complete}
     eligible = [outcome for outcome in complete if within[outcome.number] in _ORDER[:2]]
     # The margins of several objectives may have no trial in common.
     chosen = _best(eligible or complete, first)
-    tied, unknown = [], []
-    for other in eligible:
-        if other.number != chosen.number:
-            difference = difference_of(chosen.readings[first.name], other.readings[first.name])
-            if _value(chosen, first) == _value(other, first) or (difference and difference[0] <= 0 <= difference[1]):
-                tied.append(other.number)
-            elif difference is None:
-                unknown.append(other.number)
-    return Choice(chosen, tuple(tied), tuple(unknown), within, pareto_front(complete, objectives))
+    reached = {other.number: other.readings[first.name] for other in eligible if other is not chosen}
+    leads = {number: difference_of(chosen.readings[first.name], reading) for number, reading in reached.items()}
+    equal = {number for number, reading in reached.items() if reading.value == _value(chosen, first)}
+    tied = tuple(n for n, lead in leads.items() if n in equal or (lead and lead[0] <= 0 <= lead[1]))
+    unknown = tuple(n for n, lead in leads.items() if n not in equal and lead is None)
+    return Choice(chosen, tied, unknown, within, pareto_front(complete, objectives))
+
+
+def states_of(outcomes: Sequence[Outcome]) -> str:
+    """Count trials by state."""
+    counts = Counter(outcome.state for outcome in outcomes)
+    return ", ".join(f"{counts[state]} {state}" for state in ("complete", "pruned", "failed") if counts[state])
 
 
 def pareto_front(outcomes: Sequence[Outcome], objectives: Sequence[Objective]) -> tuple[int, ...]:
@@ -114,8 +121,7 @@ def _within(outcome: Outcome, tops: Sequence[tuple[Objective, Outcome]], eps: fl
     """Whether a trial is within the margins: the worst answer over the further objectives."""
     answers: list[Within] = ["yes"]
     for objective, top in tops:
-        # 0.9 is not within 0.01 of 0.91 in floating point
-        inside = objective.sign * (_value(top, objective) - _value(outcome, objective)) <= eps + 1e-9
+        inside = objective.sign * (_value(top, objective) - _value(outcome, objective)) <= eps + _ROUNDING
         answers.append("yes" if inside else "no")
         difference = difference_of(top.readings[objective.name], outcome.readings[objective.name])
         if difference is not None and top is not outcome:

@@ -5,29 +5,28 @@ import json
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from lit_decom.sweep.errors import SweepError
+import optuna
+from sqlalchemy import event
+
+from lit_decom.sweep import SweepError
 from lit_decom.sweep.space import grid_points
 from lit_decom.sweep.spec import read_raw
 from lit_decom.sweep.trial import Outcome
 
-try:
-    import optuna
-    from sqlalchemy import event
-except ModuleNotFoundError as missing:
-    raise SweepError("Expected `optuna` to be installed: pip install 'lit-decom[sweep]'") from missing
-
 TrialState, TrialPruned = optuna.trial.TrialState, optuna.TrialPruned
 NUMBER, OUTCOME = "number", "outcome"  # attributes of trials
-_DESCRIBED, _COMPOSED = "lit_decom", "composed"  # attributes of studies
+_DESCRIBED = "lit_decom"  # attribute of studies
 _GRACE = 6  # heartbeats that a trial may miss before it is taken for dead
 _MOST_RETRIES = 3  # of a trial whose workers die: it may be what kills them
 _POPULATION = 10  # of NSGA-II, whose 50 are more than most sweeps have trials: our choice
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+# Heartbeats are, and warn at each use.
+_experimental = partial(warnings.catch_warnings, action="ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 class SweepStudy:
@@ -37,33 +36,29 @@ class SweepStudy:
         url: of the database.
         described: what a worker must know: ``name``, the file's content ``sweep``, ``backend`` and ``seed``.
             Another description is another study.
-        composed: the configuration without parameters; may be left out where the study is there already.
         heartbeat: seconds between a trial's signs of life.
 
     Raises:
         SweepError: if the database cannot be opened.
     """
 
-    def __init__(
-        self, url: str, described: Mapping[str, Any], composed: Mapping[str, Any] | None = None, heartbeat: int = 10
-    ) -> None:
+    def __init__(self, url: str, described: Mapping[str, Any], heartbeat: int = 10) -> None:
         self.sweep, self._heartbeat = read_raw(described["sweep"], described["name"]), heartbeat
-        self._is_grid = described["backend"] == "grid"
-        self.parameters = tuple(p.counted() if self._is_grid else p for p in self.sweep.parameters)
+        self.is_grid = described["backend"] == "grid"
+        self.parameters = tuple(p.counted() if self.is_grid else p for p in self.sweep.space)
         make: Callable[..., Any] = optuna.samplers.RandomSampler  # the points of a grid are put in line beforehand
         if described["backend"] == "optuna":
-            make = optuna.samplers.TPESampler if len(self.sweep.objectives) == 1 else _nsga
+            several = partial(optuna.samplers.NSGAIISampler, population_size=_POPULATION)
+            make = optuna.samplers.TPESampler if len(self.sweep.objectives) == 1 else several
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
         self.optuna = optuna.create_study(
             storage=_open_storage(url, heartbeat),
-            study_name=f"{self.sweep.name}-{digest[:8]}",
+            study_name=f"{described['name']}-{digest[:8]}",
             directions=[objective.goal for objective in self.sweep.objectives],
-            sampler=_Renewed(lambda seed: make(seed=seed), described["seed"]),
-            pruner=_pruner_of(self.sweep.early_terminate),
+            sampler=_Renewed(make, described["seed"]),
+            pruner=self.sweep.pruner or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        self.composed: Mapping[str, Any] = self.optuna.user_attrs.get(_COMPOSED) or composed or {}
-        self.optuna.set_user_attr(_COMPOSED, dict(self.composed))
         self.optuna.set_user_attr(_DESCRIBED, dict(described))
 
     def put_in_line(self, n_trials: int | None) -> None:
@@ -72,7 +67,7 @@ class SweepStudy:
         A grid's points are given to their trials, since Optuna's GridSampler repeats some where workers share it.
         """
         begun = len({trial.user_attrs.get(NUMBER) for trial in self.trials()} - {None})
-        points = grid_points(self.parameters)[:n_trials] if self._is_grid else [{}] * (n_trials or 0)
+        points = grid_points(self.parameters)[:n_trials] if self.is_grid else [{}] * (n_trials or 0)
         for number, point in list(enumerate(points))[begun:]:
             self.optuna.enqueue_trial(point, user_attrs={NUMBER: number})
 
@@ -96,12 +91,12 @@ class SweepStudy:
 
     def put_back(self, number: int) -> None:
         """Put a trial, by Optuna's number, in line once more, with its parameters."""
-        with _experiments():
+        with _experimental():
             optuna.storages.RetryHeartbeatStaleTrialCallback()(self.optuna, self.optuna.trials[number])
 
     def take_up_the_dead(self) -> None:
         """Put the trials of dead workers in line once more."""
-        with _experiments():
+        with _experimental():
             optuna.storages.fail_stale_trials(self.optuna)
         # One that died before its first heartbeat, when it had no parameters, Optuna does not find.
         before = datetime.now() - timedelta(seconds=_GRACE * self._heartbeat)
@@ -133,62 +128,37 @@ class _Renewed(optuna.samplers.BaseSampler):
     A sampler of one seed would draw the same in every worker, and from the start again after a kill.
     """
 
-    def __init__(self, make: Callable[[int], Any], seed: int) -> None:
+    def __init__(self, make: Callable[..., Any], seed: int) -> None:
         self._make, self._seed, self._of_thread = make, seed, threading.local()
 
     def before_trial(self, study: Any, trial: Any) -> None:
-        self._of_thread.sampler = self._make(zlib.crc32(f"{self._seed}/{trial.user_attrs.get(NUMBER)}".encode()))
+        number = trial.user_attrs.get(NUMBER)
+        self._of_thread.sampler = self._make(seed=zlib.crc32(f"{self._seed}/{number}".encode()))
         self._of_thread.sampler.before_trial(study, trial)
 
-    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-        return self._of_thread.sampler.infer_relative_search_space(study, trial)
+    def infer_relative_search_space(self, *asked: Any) -> Any:
+        return self._of_thread.sampler.infer_relative_search_space(*asked)
 
-    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-        return self._of_thread.sampler.sample_relative(study, trial, search_space)
+    def sample_relative(self, *asked: Any) -> Any:
+        return self._of_thread.sampler.sample_relative(*asked)
 
-    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        return self._of_thread.sampler.sample_independent(study, trial, param_name, param_distribution)
-
-
-def _nsga(seed: int) -> Any:
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
+    def sample_independent(self, *asked: Any) -> Any:
+        return self._of_thread.sampler.sample_independent(*asked)
 
 
 def _open_storage(url: str, heartbeat: int) -> Any:
-    with _experiments():
-        retry = optuna.storages.RetryHeartbeatStaleTrialCallback(_MOST_RETRIES)
-        life: dict[str, Any] = {"heartbeat_interval": heartbeat, "grace_period": _GRACE * heartbeat}
-        # Workers wait for one another; SQLite alone gives up after five seconds.
-        waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-        try:
+    # Workers wait for one another; SQLite alone gives up after five seconds.
+    waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    life: dict[str, Any] = {"heartbeat_interval": heartbeat, "grace_period": _GRACE * heartbeat}
+    try:
+        with _experimental():
+            retry = optuna.storages.RetryHeartbeatStaleTrialCallback(_MOST_RETRIES)
             storage = optuna.storages.RDBStorage(url, waiting, **life, heartbeat_stale_trial_callback=retry)
-        except Exception as error:  # SQLAlchemy's, its drivers' and the network's
-            raise SweepError(f"Expected `--storage` to be a database's URL, but got {url}: {error}") from error
+    except Exception as error:  # SQLAlchemy's, its drivers' and the network's
+        raise SweepError(f"Expected `--storage` to be a database's URL, but got {url}: {error}") from error
     if url.startswith("sqlite"):
         # SQLite has no SELECT ... FOR UPDATE, without which two workers can take the same trial.
         storage.engine.dispose()
         event.listen(storage.engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
         event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
-
-
-def _pruner_of(rule: Mapping[str, Any] | None) -> Any:
-    """Translate ``early_terminate`` into Optuna's pruner; iterations are validations."""
-    if rule is None:
-        return optuna.pruners.NopPruner()
-    first = rule.get("min_iter", 1)
-    if rule["type"] == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=rule.get("min_trials", 5), n_warmup_steps=first - 1)
-    eta = rule.get("eta", 3)
-    if "max_iter" in rule and "min_iter" not in rule:
-        # W&B counts its brackets back from the last iteration
-        first = max(1, rule["max_iter"] // eta ** rule.get("s", 1))
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=eta)
-
-
-@contextmanager
-def _experiments() -> Iterator[None]:
-    """Silence Optuna's warnings that heartbeats are experimental."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield

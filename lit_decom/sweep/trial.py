@@ -1,4 +1,4 @@
-"""One trial: a process of its own in a directory of its own, watched while it runs, and what it reached."""
+"""One trial: its process, in a directory of its own, and what it reached."""
 
 import json
 import math
@@ -7,23 +7,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from lit_decom.sweep.errors import SweepError
-from lit_decom.sweep.program import METRICS_FILE, RECORDS, environment, filled, fit_words, overrides, without_overrides
+from lit_decom.sweep import METRICS_FILE, OBJECTIVES_FILE, RECORDS, TRIAL_DIRECTORY, SweepError
 from lit_decom.sweep.space import nested
-from lit_decom.sweep.spec import Objective, Sweep
+from lit_decom.sweep.spec import Sweep
 
 Interval = tuple[float, float]
 Line = Mapping[str, Any]
-Watch = Callable[[int, float], bool]
 _BOUND = Path(__file__).with_name("bound.py")
 _POLL_SECONDS, _SECONDS_TO_END = 0.1, 15.0
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _MOST_LETTERS = 40_000  # of the values per image: MySQL keeps texts of 64 KiB
 
 
@@ -57,7 +56,6 @@ class Outcome:
     seconds: float = 0.0
     checkpoint: str | None = None  # with the weights of that epoch, where the program keeps them
     config: Mapping[str, Any] | None = None  # that our program composed, without the sweep's own settings
-    directory: str = ""
     reason: str = ""  # why it failed
 
     def stored(self) -> dict[str, Any]:
@@ -75,123 +73,138 @@ class Outcome:
         return cls(**{**stored, "readings": readings})
 
 
-@dataclass(frozen=True)
-class TrialRunner:
-    """Runs the trials of one sweep."""
-
-    sweep: Sweep
-    path: Path  # holds the trials' directories
-    composed: Mapping[str, Any]  # the configuration without parameters, where the program is ours
-    threads: int = 1  # that each trial may use
-    stopping: threading.Event = field(default_factory=threading.Event)  # set when the user interrupts
-
-    def run(self, number: int, params: Mapping[str, Any], watch: Watch | None = None) -> Outcome | None:
-        """Run a trial to its end.
-
-        Args:
-            number: of the trial.
-            params: by name.
-            watch: called with the index, from 1, and the value of the first objective at each validation; returns
-                whether the trial is to be ended early.
-
-        Returns:
-            The outcome; None when the user interrupted.
-        """
-        directory = self.path.resolve() / "trials" / str(number)
-        if directory.exists():  # of a worker that died
-            directory.rename(f"{directory}-lost-{time.time_ns()}")
-        directory.mkdir(parents=True)
-        config = nested(self.sweep.parameters, params)
-        if fit_words(self.sweep.command) is not None:
-            config |= overrides(self.sweep, directory, self.composed)
-        began = time.monotonic()
-        code, pruned = run_watched(
-            self.sweep,
-            config,
-            directory,
-            threads=self.threads,
-            ended_by=self._watching(directory, watch),
-            stopping=self.stopping,
-        )
-        if self.stopping.is_set():
-            return None
-        outcome = self._judge(number, params, directory, code=code, pruned=pruned)
-        return replace(outcome, seconds=round(time.monotonic() - began, 3))
-
-    def _watching(self, directory: Path, watch: Watch | None) -> Callable[[], bool]:
-        """Say of each poll whether the trial is to be ended."""
-        name, seen = self.sweep.objectives[0].name, 0
-
-        def look() -> bool:
-            nonlocal seen
-            values = [line["values"][name] for line in read_lines(directory) if name in line["values"]]
-            new, seen = range(seen, len(values)), len(values)
-            return watch is not None and any(watch(index + 1, values[index]) for index in new)
-
-        return look
-
-    def _judge(self, number: int, params: Mapping[str, Any], directory: Path, *, code: int, pruned: bool) -> Outcome:
-        readings, epoch = read_objectives(list(read_lines(directory)), self.sweep)
-        silent = [objective.name for objective in self.sweep.objectives if objective.name not in readings]
-        reason = f"exit status {code}" if code else f"logged nothing finite under {', '.join(silent)}" if silent else ""
-        weights = directory / "checkpoints" / f"{self.sweep.summary}.ckpt"
-        file = directory / RECORDS / "config.yaml"
-        config = yaml.safe_load(file.read_text()) if file.exists() else None
-        return Outcome(
-            number=number,
-            state="pruned" if pruned else "failed" if reason else "complete",
-            params=dict(params),
-            readings=readings,
-            epoch=epoch,
-            checkpoint=str(weights) if weights.exists() else None,
-            config=config and without_overrides(self.sweep, config, self.composed),
-            directory=str(directory),
-            reason="" if pruned else reason,
-        )
+def fit_words(command: Sequence[str]) -> list[str] | None:
+    """Return the words after ``lit-decom fit`` where the command is ours, else None."""
+    for index, word in enumerate(command[:-1]):
+        ours = Path(word).name == "lit-decom" or (word == "lit_decom" and command[index - 1] == "-m")
+        if ours and command[index + 1] == "fit":
+            return list(command[index + 2 :])
+    return None
 
 
-def run_watched(
+def filled(sweep: Sweep, config: Mapping[str, Any], config_file: Path, words: Sequence[str]) -> list[str]:
+    """Fill in the macros in words of a sweep's command, by W&B's own code.
+
+    Raises:
+        SweepError: if a macro is unknown.
+    """
+    # It takes a second to import.
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    macros = create_sweep_command_args({"args": {name: {"value": value} for name, value in config.items()}})
+    macros |= {"interpreter": ["python"], "program": [sweep.file.program], "args_json_file": [str(config_file)]}
+    macros |= {"env": ["/usr/bin/env"] if os.name == "posix" else []}
+    known = {f"${{{name}}}": values for name, values in macros.items() if isinstance(values, list)}
+    expanded = create_sweep_command(list(words))
+    for word in expanded:
+        if word.startswith("${") and word not in known:
+            raise SweepError(f"Expected the macros of `command` to be among {', '.join(known)}, but got {word}.")
+    return [value for word in expanded for value in known.get(word, [word])]
+
+
+def run_trial(
+    sweep: Sweep, params: Mapping[str, Any], directory: Path, trial: Any, *, threads: int, stopping: threading.Event
+) -> Outcome | None:
+    """Run a trial to its end.
+
+    Args:
+        sweep: whose trial it is.
+        params: by name.
+        directory: of its own, whose name is its number.
+        trial: Optuna's, which says after every validation whether it is to be ended early.
+        threads: that it may use.
+        stopping: set when the user interrupts.
+
+    Returns:
+        The outcome; None when the user interrupted.
+    """
+    if directory.exists():  # of a worker that died
+        directory.rename(f"{directory}-lost-{time.time_ns()}")
+    directory.mkdir(parents=True)
+    name, seen = sweep.objectives[0].name, 0
+
+    def is_hopeless() -> bool:
+        nonlocal seen
+        values = [line["values"][name] for line in read_lines(directory) if name in line["values"]]
+        new, seen = list(enumerate(values, 1))[seen:], len(values)
+        for step, value in new:
+            trial.report(value, step)
+            if trial.should_prune():
+                return True
+        return False
+
+    watch = is_hopeless if sweep.pruner else lambda: False
+    began = time.monotonic()
+    config = nested(sweep.space, params)
+    code, pruned = run_program(sweep, config, directory, watch, threads=threads, stopping=stopping)
+    if stopping.is_set():
+        return None
+    readings, epoch = read_objectives(list(read_lines(directory)), sweep)
+    silent = [objective.name for objective in sweep.objectives if objective.name not in readings]
+    reason = f"exit status {code}" if code else f"logged nothing finite under {', '.join(silent)}" if silent else ""
+    weights, settings = directory / "checkpoints" / f"{sweep.ours.summary}.ckpt", directory / RECORDS / "config.yaml"
+    return Outcome(
+        number=int(directory.name),
+        state="pruned" if pruned else "failed" if reason else "complete",
+        params=params,
+        readings=readings,
+        epoch=epoch,
+        seconds=round(time.monotonic() - began, 3),
+        checkpoint=str(weights) if weights.exists() else None,
+        config=yaml.safe_load(settings.read_text()) if settings.exists() else None,
+        reason="" if pruned else reason,
+    )
+
+
+def run_program(
     sweep: Sweep,
     config: Mapping[str, Any],
     directory: Path,
+    is_hopeless: Callable[[], bool] = lambda: False,
     *,
     threads: int,
-    ended_by: Callable[[], bool],
     stopping: threading.Event,
 ) -> tuple[int, bool]:
     """Run a sweep's program, which dies with this process, its output in ``log.txt``.
 
-    Args:
-        sweep: whose program it is.
-        config: its parameters and settings.
-        directory: of the trial.
-        threads: it may use.
-        ended_by: asked again and again whether to end it.
-        stopping: ends it when set.
-
     Returns:
-        Exit status, and whether ``ended_by`` ended it.
+        Exit status, and whether ``is_hopeless``, which is asked again and again, ended it.
     """
     config_file = directory / "config.json"
-    config_file.write_text(json.dumps(dict(config), indent=2, default=str))
-    words = [sys.executable, "-I", str(_BOUND), str(os.getpid()), *filled(sweep, config, config_file)]
+    config_file.write_text(json.dumps(config, indent=2, default=str))
+    (directory / OBJECTIVES_FILE).write_text(json.dumps({o.name: o.goal for o in sweep.objectives}))
+    command = filled(sweep, config, config_file, sweep.file.command)
+    words = [sys.executable, "-I", str(_BOUND), str(os.getpid()), *command]
     with (directory / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment(directory, threads)
-        )
+        environment = _environment(directory, threads)
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
     pruned = False
     try:
         while process.poll() is None and not pruned and not stopping.wait(_POLL_SECONDS):
-            pruned = ended_by()
+            pruned = is_hopeless()
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        process.terminate()
+        try:
+            process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
     return process.returncode, pruned
+
+
+def _environment(directory: Path, threads: int) -> dict[str, str]:
+    """This interpreter first, no W&B account, and its share of the cores."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    own = {TRIAL_DIRECTORY: str(directory), "PATH": path, "WANDB_MODE": "offline"}
+    # Of two that differ, torch takes the larger one.
+    wanted = [int(os.environ[name]) for name in _THREADS if os.environ.get(name, "").isdigit()]
+    return dict(os.environ) | own | dict.fromkeys(_THREADS, str(min([threads, *wanted])))
+
+
+def end_of_log(directory: Path, lines: int = 12) -> str:
+    """Return the last lines that a trial's program said, indented."""
+    said = (directory / "log.txt").read_text(errors="replace").rstrip().splitlines()
+    return "\n".join(f"    {line}" for line in said[-lines:])
 
 
 def read_lines(directory: Path) -> Iterator[Line]:
@@ -206,46 +219,37 @@ def read_lines(directory: Path) -> Iterator[Line]:
             line = json.loads(text)
             values = {str(name): float(value) for name, value in line["values"].items()}
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise SweepError(
-                f"Expected line {index + 1} of {path} to be JSON with `values`, but got {text!r}."
-            ) from error
+            raise SweepError(f"Expected line {index + 1} of {path} to have `values`, but got {text!r}.") from error
         yield {"epoch": index, **line, "values": {k: v for k, v in values.items() if math.isfinite(v)}}
 
 
 def read_objectives(lines: list[Line], sweep: Sweep) -> tuple[dict[str, Reading], int | None]:
-    """Read what a trial reached.
-
-    Args:
-        lines: one per validation.
-        sweep: says which validation counts.
+    """Read what a trial reached from a line per validation.
 
     Returns:
         Readings by objective, and the epoch that counts, at which all values are read: that at which the first
         objective was best, or the last one at which it was logged.
     """
-    having = {o.name: [line for line in lines if o.name in line["values"]] for o in sweep.objectives}
-    best = {o.name: _best(having[o.name], o) for o in sweep.objectives if having[o.name]}
-    first = sweep.objectives[0].name
-    if first not in best:
-        return {}, None
-    chosen = best[first] if sweep.summary == "best" else having[first][-1]
-    readings = {}
-    for name in best:
-        if name in chosen["values"]:
-            readings[name] = Reading(
-                value=chosen["values"][name],
-                best=best[name]["values"][name],
-                best_epoch=best[name]["epoch"],
-                last=having[name][-1]["values"][name],
-                last_epoch=having[name][-1]["epoch"],
-                **chosen.get("objectives", {}).get(name, {}),
-            )
-    return readings, chosen["epoch"]
-
-
-def _best(lines: list[Line], objective: Objective) -> Line:
-    """The first line with the best value."""
-    return max(lines, key=lambda line: objective.sign * line["values"][objective.name])
+    readings: dict[str, Reading] = {}
+    counts: Line | None = None
+    for objective in sweep.objectives:
+        name, sign = objective.name, objective.sign
+        having = [line for line in lines if name in line["values"]]
+        if counts is None and not having:
+            break
+        if counts is not None and name not in counts["values"]:
+            continue
+        best, last = max(having, key=lambda line: sign * line["values"][name]), having[-1]
+        counts = counts or (best if sweep.ours.summary == "best" else last)
+        readings[name] = Reading(
+            value=counts["values"][name],
+            best=best["values"][name],
+            best_epoch=best["epoch"],
+            last=last["values"][name],
+            last_epoch=last["epoch"],
+            **counts.get("objectives", {}).get(name, {}),
+        )
+    return readings, counts["epoch"] if counts else None
 
 
 def plain_text(value: Any) -> str:

@@ -3,11 +3,11 @@
 import re
 
 import pytest
+from jsonargparse import Namespace, dict_to_namespace
 
-from lit_decom.sweep import SweepError
-from lit_decom.sweep.check import check_objectives, check_parameters
-from lit_decom.sweep.errors import near
-from lit_decom.sweep.program import at, filled, fit_words, overrides, without_overrides
+from lit_decom.sweep import SweepError, near
+from lit_decom.sweep.check import check_objectives, check_parameters, parse
+from lit_decom.sweep.trial import filled, fit_words
 
 from .tiny import ROOT, spec_of
 
@@ -53,7 +53,7 @@ def test_macros_are_filled_in_as_wandb_does(tmp_path, monkeypatch):
         "plain": ["plain"],
     }
     for word, expected in cases.items():
-        assert filled(spec_of(), config, file, [word]) == expected
+        assert filled(spec_of(), config, file, [word]) == expected, word
     with pytest.raises(SweepError, match=re.escape("but got ${args_yaml}")):
         filled(spec_of(), config, file, ["${args_yaml}"])
 
@@ -65,35 +65,23 @@ def test_near_names_are_told_best_first():
     assert near("zzz", known) == ""
 
 
-def test_the_settings_that_a_sweep_makes_in_a_trial_can_be_removed_again(tmp_path):
-    composed = {
-        "callback": {"dirpath": None},
-        "trainer": {
-            "default_root_dir": "runs",
-            "enable_progress_bar": None,
-            "callbacks": None,
-            "logger": {"init_args": {"save_dir": "runs", "offline": False}},
-        },
-    }
-    sweep = fit_sweep()
-    settings = overrides(sweep, tmp_path, composed)
-    assert settings["trainer.logger.init_args.offline"] is True, "no account is needed"
-    ours = settings["trainer.callbacks+"]
-    trained = {
-        "callback": {"dirpath": settings["callback.dirpath"]},
-        "trainer": {
-            "default_root_dir": str(tmp_path),
-            "enable_progress_bar": False,
-            "callbacks": [{"class_path": "users.Own"}, *ours],
-            "logger": {"init_args": {"save_dir": str(tmp_path), "offline": True}},
-        },
-    }
-    back = without_overrides(sweep, trained, composed)
-    assert back["trainer"].pop("callbacks") == [{"class_path": "users.Own"}]
-    composed["trainer"].pop("callbacks")
-    assert back == composed
-    without_logger = overrides(sweep, tmp_path, {"trainer": {"logger": False}})
-    assert not any(key.startswith("trainer.logger") for key in without_logger)
+def test_a_trial_keeps_to_its_directory_and_its_configuration_stays_as_it_was_given(tmp_path):
+    from lit_decom.sweep.trial_log import _within
+
+    logger = {"class_path": "Wandb", "init_args": {"save_dir": "runs", "offline": False, "project": "mine"}}
+    config = {"callback": {"dirpath": None}, "trainer": {"default_root_dir": "runs", "enable_progress_bar": None}}
+    for logger_config in (logger, False):
+        settings = Namespace(fit=dict_to_namespace(config | {"trainer": config["trainer"] | {"logger": logger_config}}))
+        before = settings.as_dict()
+        placed = _within(tmp_path, settings).as_dict()["fit"]
+        assert settings.as_dict() == before
+        assert placed["callback"]["dirpath"].startswith(str(tmp_path))
+        assert placed["trainer"]["default_root_dir"] == str(tmp_path)
+        if logger_config:
+            ours = {"save_dir": str(tmp_path), "offline": True, "project": "mine"}
+            assert placed["trainer"]["logger"]["init_args"] == ours, "no account is needed"
+        else:
+            assert placed["trainer"]["logger"] is False
 
 
 def test_the_shipped_parameters_and_every_choice_of_them_parse(monkeypatch):
@@ -101,8 +89,10 @@ def test_the_shipped_parameters_and_every_choice_of_them_parse(monkeypatch):
 
     monkeypatch.chdir(ROOT)
     for path in sorted((ROOT / "configs" / "sweep").glob("*.yaml")):
-        composed = check_parameters(read_sweep(path))
-        assert at(composed, "model.init_args.model") == "small_resnet"
+        sweep = read_sweep(path)
+        check_parameters(sweep)
+        words = [word for word in fit_words(sweep.file.command) if "$" not in word][:2]
+        assert parse(words)["model.init_args.model"] == "small_resnet"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +127,7 @@ def test_checking_leaves_the_random_state_alone():
 
 
 def test_another_program_is_not_looked_at():
-    assert check_parameters(spec_of()) == {}
+    check_parameters(spec_of())
 
 
 DIRECTIONS = {

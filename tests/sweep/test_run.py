@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lit_decom.cli import main
 from lit_decom.sweep import SweepError
 from lit_decom.sweep.run import Options, Worker, read_study, run_sweep
 from lit_decom.sweep.study import OUTCOME
@@ -34,7 +35,7 @@ def run(tmp_path, monkeypatch, console):
     def run(options=None, **changed):
         options = options or {}
         file = write_sweep(tmp_path, **changed)
-        return results(run_sweep(Options(file=file, directory=tmp_path / "sweep", **options), console))
+        return results(run_sweep(Options(file=file, dir=tmp_path / "sweep", **options), console))
 
     return run
 
@@ -115,8 +116,6 @@ def test_a_directory_of_another_sweep_is_refused(run):
 @pytest.mark.parametrize(
     ("options", "changed", "told"),
     [
-        ({"jobs": -1}, {}, "`--jobs` to be at least 0"),
-        ({"n_trials": 0}, {}, "`--n_trials` to be at least 1"),
         ({"storage": "journal.log"}, {}, "`--storage` to be a database's URL"),
         (
             {"backend": "optuna"},
@@ -134,6 +133,13 @@ def test_options_that_cannot_be_followed_are_refused(run, options, changed, told
     with pytest.raises(SweepError) as raised:
         run(options, **changed)
     assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("words", [["--jobs", "-1"], ["--n_trials", "0"], ["--heartbeat", "0"]])
+def test_numbers_that_cannot_be_followed_are_refused(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", "run", "tiny.yaml", *words])
+    assert f"argument {words[0]}" in capsys.readouterr().err
 
 
 def test_optuna_prunes_what_is_hopeless_and_counts_it(run):
@@ -242,7 +248,7 @@ def test_workers_in_other_places_join_a_study_by_its_storage(tmp_path):
 
 def open_sweep(folder, **changed):
     """Open a sweep whose trials nobody runs yet."""
-    options = Options(write_sweep(folder, **changed), jobs=0, directory=folder / "sweep", heartbeat=1)
+    options = Options(write_sweep(folder, **changed), jobs=0, dir=folder / "sweep", heartbeat=1)
     return options, read_study(run_sweep(options, Console(quiet=True)))
 
 
@@ -328,7 +334,7 @@ def test_several_objectives_are_searched_by_nsga_and_all_are_told(run, tmp_path)
 def test_how_far_the_sweep_is_and_what_is_left_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = io.StringIO()
-    run_sweep(Options(write_sweep(tmp_path), directory=tmp_path / "sweep"), Console(file=said, width=200))
+    run_sweep(Options(write_sweep(tmp_path), dir=tmp_path / "sweep"), Console(file=said, width=200))
     told = [line for line in said.getvalue().splitlines() if line.startswith("trial")]
     assert [line.rpartition("; ")[2].partition(",")[0] for line in told] == [f"{k} of 4 trials" for k in (1, 2, 3, 4)]
     assert all(line.endswith(" left") for line in told[:3])
