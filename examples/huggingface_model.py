@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import ViTConfig, ViTForImageClassification
 
-from lit_decom import DecomCAM, DecomCAMCallback, Execution
+from lit_decom import DecomCAM, DecomCAMCallback
 from lit_decom.data import CrittersDataModule
 
 
@@ -55,9 +55,8 @@ def main():
     small = {"hidden_size": 192, "intermediate_size": 384, "num_hidden_layers": 6, "num_attention_heads": 3}
     config = ViTConfig(image_size=size, patch_size=8, num_labels=data.num_classes, **small)
 
-    # The batch is no pair of image and label: `unpack` finds them. The report is one HTML page, written at the end.
-    found = Execution(unpack=lambda batch: (batch["pixel_values"], batch["labels"]))
-    callback = DecomCAMCallback(DecomCAM(n_components=5), probe=8 if quick else 64, run=found, report=True)
+    # It knows batches of this kind, and finds the layer itself. The report is one HTML page, written at the end.
+    callback = DecomCAMCallback(DecomCAM(n_components=5), probe=8 if quick else 64, report=True)
     length = {"max_epochs": 1 if quick else 8, "log_every_n_steps": 1, "default_root_dir": "runs/huggingface_model"}
     trainer = L.Trainer(callbacks=[callback], logger=False, enable_checkpointing=False, **length)
     trainer.fit(Classifier(ViTForImageClassification(config)), train, val)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isclose, prod
 from typing import Any
 
@@ -19,42 +20,18 @@ _HALVINGS = 4  # 224 pixels in patches of 4 end as 4 x 4
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a model shows of where its tokens lie.
+class Declared:
+    """What a model says of its tokens, whatever the images; read once, when it is first asked for.
 
     Attributes:
         model: the network.
-        grids: what its convolutions have returned so far in a forward pass, ``(h, w)`` each, in the order of their
-            first appearance. Patches are embedded by a convolution nearly everywhere, so this is the grid of the tokens
-            at the size of these very images, whatever was padded or left over at the border.
     """
 
     model: nn.Module
-    grids: list[Grid] = field(default_factory=list)
 
-    def until_now(self) -> "Layout":
-        """Keep what has been seen, while the forward pass goes on."""
-        return Layout(self.model, list(self.grids))
-
-    def known(self, size: Grid) -> list[Grid]:
-        """Grids that tokens of images ``(H, W)`` may have: those seen, and those of patches that a part declares."""
-        declared = {grid for patch in self._declared_patches() for grid in _grids_of_patches(size, patch)}
-        return list(dict.fromkeys([*self.grids, *sorted(declared)]))
-
-    def strides_apart(self, positions: int) -> tuple[Grid, Sequence[Grid]] | None:
-        """Grid of so many tokens, and the strides by which they are still taken apart; None in most models.
-
-        Hiera keeps tokens together that will be pooled together, and has a table of what is left to be pooled.
-        """
-        for module in self.model.modules():
-            schedule = vars(module).get("schedule")
-            for entry in schedule.values() if isinstance(schedule, Mapping) else ():
-                match entry:
-                    case [list(strides), [int(rows), int(columns)]] if rows * columns == positions:
-                        return (rows, columns), strides
-        return None
-
-    def _declared_patches(self) -> set[Grid]:
+    @cached_property
+    def patches(self) -> frozenset[Grid]:
+        """Sizes of patches that a part of the model, or its configuration, names: ``(height, width)`` in pixels."""
         found = set()
         for module in self.model.modules():
             for holder in (module, vars(module).get("config")):
@@ -62,13 +39,57 @@ class Layout:
                 sides = [patch, patch] if isinstance(patch, int) else patch
                 if isinstance(sides, Sequence) and len(sides) == 2 and all(isinstance(s, int) and s > 0 for s in sides):
                     found.add((sides[0], sides[1]))
+        return frozenset(found)
+
+    @cached_property
+    def strides_apart(self) -> dict[Grid, Sequence[Grid]]:
+        """By the grid of the tokens, the strides by which they are still taken apart; empty for most models.
+
+        Hiera keeps tokens together that will be pooled together, and has a table of what is left to be pooled.
+        """
+        found: dict[Grid, Sequence[Grid]] = {}
+        for module in self.model.modules():
+            schedule = vars(module).get("schedule")
+            for entry in schedule.values() if isinstance(schedule, Mapping) else ():
+                match entry:
+                    case [list(strides), [int(rows), int(columns)]]:
+                        found[rows, columns] = strides
         return found
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a model shows of where its tokens lie.
+
+    Attributes:
+        declared: what it says of them.
+        grids: what its convolutions have returned so far in a forward pass, ``(h, w)`` each, in the order of their
+            first appearance. Patches are embedded by a convolution nearly everywhere, so this is the grid of the tokens
+            at the size of these very images, whatever was padded or left over at the border.
+    """
+
+    declared: Declared
+    grids: list[Grid] = field(default_factory=list)
+
+    def until_now(self) -> "Layout":
+        """Keep what has been seen, while the forward pass goes on."""
+        return Layout(self.declared, list(self.grids))
+
+    def known(self, size: Grid) -> list[Grid]:
+        """Grids that tokens of images ``(H, W)`` may have: those seen, and those of patches that a part declares."""
+        declared = {grid for patch in self.declared.patches for grid in _grids_of_patches(size, patch)}
+        return list(dict.fromkeys([*self.grids, *sorted(declared)]))
+
+    def taken_apart(self, positions: int) -> tuple[Grid, Sequence[Grid]] | None:
+        """Grid of so many tokens, and the strides by which they are still taken apart; None in most models."""
+        apart = self.declared.strides_apart.items()
+        return next(((grid, strides) for grid, strides in apart if prod(grid) == positions), None)
 
 
 @contextmanager
 def grids_seen(model: nn.Module) -> Iterator[Layout]:
     """Note, while a block runs, the grids that a model's convolutions return."""
-    layout = Layout(model)
+    layout = Layout(Declared(model))
 
     def note(_module: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
@@ -105,7 +126,7 @@ def map_of_tokens(tokens: Tensor, size: Grid, prefix: int | None, layout: Layout
     Returns:
         A view, or a copy where tokens are taken apart; None where they are no grid.
     """
-    apart = None if layout is None or "embed" in name else layout.strides_apart(tokens.shape[1])
+    apart = None if layout is None or "embed" in name else layout.taken_apart(tokens.shape[1])
     if apart is not None:
         grid, strides = apart
         return _gridded(tokens[:, _taken_apart(grid, strides).argsort()], 0, grid)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lit_decom import capture
 from lit_decom.evidence import TargetLayer, TargetLayerError
-from lit_decom.evidence.grids import Layout, grids_seen
+from lit_decom.evidence.grids import Declared, Layout, grids_seen
 from tests.helpers.networks import noise_images, seeded
 
 SIDES = (56, 64, 84, 97, 100, 112, 130, 160, 224)
@@ -104,7 +104,7 @@ def test_without_a_convolution_the_declared_size_of_the_patches_counts(size, pat
     else:
         network.part.patch_size = patch
     tokens = torch.arange(float(3 + rows * columns))[None, :, None].expand(2, -1, 5)
-    mapped = TargetLayer("layer", network).to_map(tokens, images(*size), Layout(network))
+    mapped = TargetLayer("layer", network).to_map(tokens, images(*size), Layout(Declared(network)))
     assert mapped.shape == (2, 5, rows, columns)
     assert torch.equal(mapped[0, 0].flatten(), torch.arange(3.0, 3.0 + rows * columns))
 
@@ -134,12 +134,12 @@ def test_tokens_that_hiera_takes_apart_are_put_together(size):
     assert not torch.equal(unrolled, tokens)
     for block in range(4):
         assert torch.equal(network.reroll(unrolled, block).permute(0, 3, 1, 2), expected)
-        assert torch.equal(layer.to_map(unrolled, images(*size), Layout(network)), expected)
+        assert torch.equal(layer.to_map(unrolled, images(*size), Layout(Declared(network))), expected)
         if block < 3:
             unrolled = unrolled.view(2, 4, -1, 5).amax(dim=1)  # as its blocks pool
             expected = F.max_pool2d(expected, 2)
     # What embeds the patches still has the order of the rows.
-    raster = TargetLayer("patch_embed", network).to_map(tokens, images(*size), Layout(network))
+    raster = TargetLayer("patch_embed", network).to_map(tokens, images(*size), Layout(Declared(network)))
     assert torch.equal(raster, tokens.mT.unflatten(2, (rows, columns)))
 
 
