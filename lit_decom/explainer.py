@@ -138,10 +138,15 @@ class Explainer:
             "method": repr(self.method),
             "target_layer": self.target_layer,
             "target": self.target if isinstance(self.target, str | int) else repr(self.target),
-            "forward": self.forward if isinstance(self.forward, str | None) else repr(self.forward),
+            "forward": _plain(self.forward),
             "batch_size": self.batch_size,
             "chunk_size": self.chunk_size,
         }
+
+
+def _plain(forward: Forward | None) -> str | None:
+    """Without the address in memory that a function's text ends in."""
+    return forward if isinstance(forward, str | None) else str(getattr(forward, "__qualname__", forward))
 
 
 @dataclass(frozen=True)

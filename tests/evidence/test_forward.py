@@ -1,5 +1,7 @@
 """How a module is asked that does not take images and return logits, and what is said where nobody told."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -59,7 +61,9 @@ def test_explaining_and_evaluating_ask_in_the_same_way():
     ]
     assert torch.equal(*(torch.tensor(values).nan_to_num(7.5) for values in scores))
     assert named.settings["forward"] == "model"
-    assert "by_dict" in Explainer(method, forward=by_dict).settings["forward"]
+    assert Explainer(method, forward=by_dict).settings["forward"] == "by_dict"
+    assert Explainer(method, forward=partial(by_dict)).settings["forward"].startswith("functools.partial(")
+    assert Explainer(method).settings["forward"] is None
 
 
 def test_a_submodule_within_another_goes_by_the_end_of_its_name():
