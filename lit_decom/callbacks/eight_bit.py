@@ -1,15 +1,14 @@
 """Images of 8 bits as the floats that a module makes of them."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from lit_decom.evidence import Forward, observing
-from lit_decom.evidence.network import Asked
+from lit_decom.evidence.network import Asked, logits_of
 from lit_decom.probe import Unpack, images_and_target
 
 _WHITE = 255.0
@@ -78,7 +77,7 @@ def _divisor(model: nn.Module, forward: Forward | None, images: Tensor) -> float
             return _WHITE
         for divisor in (1.0, _WHITE):
             answers = _answers(asked.run, images.float() / divisor)
-            if answers is not None and all(map(_alike, expected, answers)):
+            if answers is not None and _alike(expected, answers):
                 return divisor
     raise ValueError(
         f"Expected {asked.name} to see in floats what it sees in images of 8 bits, but it answers otherwise "
@@ -86,12 +85,13 @@ def _divisor(model: nn.Module, forward: Forward | None, images: Tensor) -> float
     )
 
 
-def _answers(ask: Callable[[Tensor], Any], images: Tensor) -> Sequence[Tensor] | None:
+def _answers(ask: Callable[[Tensor], Any], images: Tensor) -> Tensor | None:
+    """Logits of images; None from what does not take them, or returns something else."""
     try:
-        output = ask(images)
+        logits = logits_of(ask(images))
     except (RuntimeError, TypeError, ValueError):
         return None
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return logits if isinstance(logits, Tensor) else None
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:

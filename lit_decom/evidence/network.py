@@ -108,7 +108,7 @@ class Network:
             # Always a copy: forwards that normalise in place would change the caller's images otherwise.
             images = images.to(_input_dtype(self._weights[dtype]), copy=True, memory_format=self._format)
             with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-                logits: Tensor = _logits_of(self._ask(images))
+                logits: Tensor = logits_of(self._ask(images))
                 return logits
 
     def _ask(self, images: Tensor) -> Any:
@@ -197,7 +197,7 @@ def _version(parameter: Tensor) -> tuple[int, int]:
     return 0 if parameter.is_inference() else parameter._version, address  # noqa: SLF001
 
 
-def _logits_of(output: Any) -> Any:
+def logits_of(output: Any) -> Any:
     """The logits in what a model returned, or all of it where nothing is called so."""
     if isinstance(output, Mapping):
         return output.get("logits", output)

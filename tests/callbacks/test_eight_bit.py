@@ -121,6 +121,5 @@ def test_floats_stay_what_they_are_and_nothing_is_known_of_their_range():
 def test_answers_may_stand_in_a_mapping():
     eight_bit = EightBit()
     images, _ = eight_bit.unpacking(tiny(InAMapping).eval(), None)((Bytes(2).images, torch.arange(2)))
-    # Its features differ by type, but no more than the values themselves.
     assert torch.equal(images, Bytes(2).images.float())
     assert [entry.tolist() for entry in eight_bit.normalisation(2)] == [[0, 0], [pytest.approx(1 / 255)] * 2]
