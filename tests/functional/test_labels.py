@@ -1,4 +1,4 @@
-"""Sigmoids read as classes: the same probabilities and answers, and labels told from one another by their form."""
+"""Sigmoids read as classes have the same probabilities and answers; labels are told apart by their form."""
 
 import pytest
 import torch
