@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_decom.data import CrittersDataModule
+from lit_decom.data import CritterAttributesDataModule, CrittersDataModule
 from lit_decom.models.small_resnet import SmallResNet
 from lit_decom.tasks import ClassificationTask, WarmupCosineLR, build_model, replace_head
 
@@ -65,6 +65,49 @@ def problem():
 
 def sgd(params):
     return torch.optim.SGD(params, lr=0.0)
+
+
+@pytest.mark.parametrize(("kind", "n_labels"), [("binary", 1), ("multilabel", 4)])
+@pytest.mark.parametrize("scale", [3.0, 0.5], ids=["logits", "logits that could be probabilities"])
+def test_sigmoids_are_trained_and_judged_at_their_threshold(tmp_path, problem, kind, n_labels, scale):
+    logits = problem[0].abs() * scale * torch.tensor([1, -1, 1, 1])
+    # Where every logit lies in 0..1, torchmetrics takes them for probabilities.
+    logits = (logits.clamp(0, 1) if scale < 1 else logits)[:, :n_labels]
+    labels = (torch.arange(8)[:, None] // torch.tensor([1, 2, 3, 4]) % 2)[:, :n_labels]
+    given = labels[:, 0] if kind == "binary" else labels.float()
+    task = ClassificationTask(
+        Fixed(n_labels), 2 if kind == "binary" else 4, optimizer=sgd, label_smoothing=0.2, task=kind
+    )
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(task, loader(logits, given), loader(logits, given))
+    for stage, smoothing in (("train", 0.2), ("val", 0.0)):
+        smoothed = labels * (1 - smoothing) + smoothing / 2
+        expected = -(smoothed * logits.sigmoid().log() + (1 - smoothed) * (-logits).sigmoid().log()).mean()
+        assert float(run.callback_metrics[f"{stage}/loss"]) == pytest.approx(float(expected), abs=1e-6)
+        right = ((logits.sigmoid() > 0.5).long() == labels).float().mean()
+        assert float(run.callback_metrics[f"{stage}/acc"]) == pytest.approx(float(right))
+    probabilities = torch.cat(trainer(tmp_path).predict(task, loader(logits, given)))
+    torch.testing.assert_close(probabilities, logits.sigmoid())
+
+
+def test_a_task_that_is_not_that_of_the_data_is_refused(tmp_path):
+    data = CritterAttributesDataModule(["snout"], n_train=8, n_val=8, image_size=32)
+    with pytest.raises(
+        MisconfigurationException, match=r"`task` to be 'binary', as that of CritterAttributesDataModule"
+    ):
+        trainer(tmp_path, max_epochs=1).fit(ClassificationTask(num_classes=2, model_args={"width": 8}), data)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "regression"}, r"`task` to be one of multiclass, binary, multilabel, but got 'regression'"),
+        ({"task": "binary"}, r"`num_classes` to be 2 for `task='binary'`, but got 8"),
+    ],
+)
+def test_tasks_that_there_are_not_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ClassificationTask(**arguments)
 
 
 def test_loss_and_accuracy_are_means_over_samples_not_batches(tmp_path, problem):
