@@ -21,9 +21,8 @@ def main():
     quick = parser.parse_args().quick
     L.seed_everything(0, verbose=False)
     small, large = {"n_train": 64, "n_val": 16, "image_size": 32}, {"n_train": 2000, "n_val": 200, "image_size": 64}
-    data = CritterAttributesDataModule(
-        ["snout"], **(small if quick else large)
-    )  # masks are the nose, whichever kind it is
+    # The masks are the nose, whichever kind it is.
+    data = CritterAttributesDataModule(["snout"], **(small if quick else large))
     model = ClassificationTask(task="binary", num_classes=2, model_args={"width": 8 if quick else 16})
     callback = DecomCAMCallback(
         DecomCAM(n_components=4),

@@ -22,9 +22,8 @@ def main():
     quick = parser.parse_args().quick
     L.seed_everything(0, verbose=False)
     small, large = {"n_train": 64, "n_val": 16, "image_size": 32}, {"n_train": 2000, "n_val": 200, "image_size": 64}
-    data = CritterAttributesDataModule(
-        ["round ears", "sleepy eyes", "snout"], **(small if quick else large)
-    )  # a mask for each label
+    # Each label has a mask of its own: of an image with round ears and a snout, the ears and the nose.
+    data = CritterAttributesDataModule(["round ears", "sleepy eyes", "snout"], **(small if quick else large))
     model = ClassificationTask(task="multilabel", num_classes=3, model_args={"width": 8 if quick else 16})
     callback = DecomCAMCallback(
         DecomCAM(n_components=4),
@@ -34,7 +33,6 @@ def main():
     length = {"max_epochs": 1 if quick else 8, "log_every_n_steps": 1, "default_root_dir": "runs/multi_label"}
     trainer = L.Trainer(callbacks=[callback], logger=False, enable_checkpointing=False, **length)
     trainer.fit(model, data)
-    # An image with round ears and a snout is two rows, whose masks are its ears and its nose.
     for name in ("energy_pointing_game/all", "energy_pointing_game/all/random_map"):
         print(f"{name}: {trainer.callback_metrics[f'decomcam/{name}']:.3f}")
     print(f"pictures: {callback.directory.path / 'pictures'}")
