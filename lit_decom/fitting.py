@@ -106,11 +106,12 @@ class LitDecomCLI(LightningCLI):
         """Make the model, the data and the Trainer.
 
         Raises:
-            MisconfigurationException: if one of them refuses a value, or needs an extra that is not installed.
+            MisconfigurationException: if one of them refuses a value, needs an extra that is not installed, or cannot
+                read its files.
         """
         try:
             super().instantiate_classes()
-        except (ValueError, ModuleNotFoundError) as error:
+        except (ValueError, OSError, ModuleNotFoundError) as error:
             raise MisconfigurationException(str(error)) from error
 
     @staticmethod

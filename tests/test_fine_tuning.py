@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lit_decom import DecomCAMCallback, Log, ZeroShotClassifier
+from lit_decom.cli import main
 from lit_decom.data import CrittersDataModule
 from lit_decom.tasks import ClassificationTask
 from tests.models.test_zero_shot_towers import letters, noise_images, open_clip_model
@@ -103,3 +104,18 @@ def test_images_that_are_normalised_otherwise_are_warned_of(tmp_path, recwarn, g
     if said:
         assert "Expected the data's `mean` to be [0.48, 0.45, 0.4]" in said[0]
         assert "but got [0.5, 0.5, 0.5]" in said[0]
+
+
+def test_the_command_line_says_what_to_do_without_a_network(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("open_clip.factory.download_pretrained", refuse)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", "quickstart.yaml", "--config", "model/open_clip.yaml", "--trainer.logger=false"])
+    assert stopped.value.code not in (0, None)
+    told = capsys.readouterr().err
+    assert "no route to host" in told
+    assert "pass `pretrained=` the path of the file" in told
+    assert "Traceback" not in told
