@@ -33,7 +33,7 @@ def main() -> None:
         write_csv(output / "factors.csv", factors(config, task.model, task.class_names))
         write_csv(output / "names.csv", list(names(config, task.model, task.class_names)))
     named = read_csv(output / "names.csv")
-    write_csv(output / "results.csv", [row for what in kinds(named) for row in accuracy(what, named)])
+    write_csv(output / "results.csv", [row for what, rows in kinds(named).items() for row in accuracy(what, rows)])
     figure_of(read_csv(output / "results.csv")).savefig(output / "figure.png", dpi=110)
 
 
@@ -110,32 +110,34 @@ def part_of(region: Tensor, parts: Tensor, least: float) -> str:
     return PART_NAMES[best] if iou[best] >= least else "none"
 
 
-def kinds(named: list[Row]) -> list[str]:
-    """What was named, in the order of the table."""
-    return list(dict.fromkeys(row["what"] for row in named))
+def kinds(named: list[Row]) -> dict[str, list[Row]]:
+    """The rows of each kind of thing that was named; components also all together."""
+    found = {
+        what: [row for row in named if row["what"] == what] for what in dict.fromkeys(row["what"] for row in named)
+    }
+    return found | {"every component": [row for row in named if row["what"] != "exact part"]}
 
 
-def accuracy(what: str, named: list[Row]) -> Iterator[Row]:
+def accuracy(what: str, known: list[Row]) -> Iterator[Row]:
     """How often the part is right, by those that got a name and by the best guess of all, beside chance.
 
     Chance is that the same names, dealt out anew among the same things, are right: the sum over parts of the share that
     is called so and the share that is so. Intervals are over images.
     """
     for group in ("named", "all"):
-        rows = [row for row in named if row["what"] == what and (row["given"] or group == "all") and row["named"]]
+        rows = [row for row in known if row["named"] and (row["given"] or group == "all")]
         if not rows:
             continue
         right = np.array([row["named"] == row["is"] for row in rows], dtype=float)
         called = {part: np.mean([row["named"] == part for row in rows]) for part in {row["named"] for row in rows}}
         # A name that is right is worth what it is more than the share of things that are called so by chance.
         by_chance = np.array([called.get(row["is"], 0.0) for row in rows])
-        everything = [row for row in named if row["what"] == what]
         true = [row["true_of_the_class"] for row, hit in zip(rows, right, strict=True) if hit]
         yield {
             "what": what,
             "group": group,
             "n": len(rows),
-            "share_of_all": len(rows) / len(everything),
+            "share_of_all": len(rows) / len(known),
             "part_right": float(right.mean()),
             "chance": float(by_chance.mean()),
             "more_than_chance": float((right - by_chance).mean()),
@@ -197,7 +199,7 @@ def figure_of(rows: list[Row]) -> Figure:
     """How often the part is right, beside chance."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
-    whats = kinds(rows)
+    whats = list(dict.fromkeys(row["what"] for row in rows))
     for row in rows:
         place = whats.index(row["what"]) + (-0.18 if row["group"] == "named" else 0.18)
         colour = "tab:green" if row["group"] == "named" else "tab:grey"
