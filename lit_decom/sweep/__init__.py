@@ -19,5 +19,5 @@ def near(name: str, known: Iterable[str]) -> str:
     # the last part of a path is mistyped as often as its beginning is left out
     last = name.rsplit(".", 1)[-1]
     alike = [entry for entry in candidates if entry.rsplit(".", 1)[-1] == last]
-    alike = list(dict.fromkeys([*alike, *get_close_matches(name, candidates)]))[:3]
+    alike = list(dict.fromkeys([*alike, *get_close_matches(name, candidates, cutoff=0.7)]))[:3]
     return f" Did you mean {' or '.join(f'`{entry}`' for entry in alike)}?" if alike else ""

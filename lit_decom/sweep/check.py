@@ -31,7 +31,7 @@ def check_parameters(sweep: Sweep, *, is_grid: bool = False) -> None:
     """
     if is_grid:
         [parameter.counted() for parameter in sweep.space]
-    if fit_words(sweep.file.command) is None:
+    if fit_words(sweep.command) is None:
         return
     known = set(_composed(sweep, {}).keys(branches=True))
     for point in covering_points(sweep.space):
@@ -110,4 +110,4 @@ def _composed(sweep: Sweep, config: Mapping[str, Any]) -> Namespace:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "point.json"
         file.write_text(json.dumps(dict(config)))
-        return parse(filled(sweep, config, file, fit_words(sweep.file.command) or []))
+        return parse(filled(sweep, config, file, fit_words(sweep.command) or []))

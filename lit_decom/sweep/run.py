@@ -188,7 +188,7 @@ def _checked(options: Options, console: Console) -> dict[str, Any]:
     described = {"name": sweep.name, "sweep": sweep.raw, "backend": backend, "seed": options.seed}
     path = _directory(described, options)
     check_parameters(sweep, is_grid=backend == "grid")
-    if fit_words(sweep.file.command) is None:
+    if fit_words(sweep.command) is None:
         console.print("Neither parameters nor metrics are checked beforehand: the program is not `lit-decom fit`.")
     elif options.check and not (path / _SWEEP_FILE).exists():
         console.print("A dry trial of one batch shows what is logged.")

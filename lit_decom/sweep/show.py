@@ -116,6 +116,8 @@ def _front(outcomes: Sequence[Outcome], objectives: Sequence[Objective], choice:
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
     first, second = objectives[0], objectives[1] if len(objectives) > 1 else None
+    colours = {number: _OUT if within.endswith("no") else _OTHER for number, within in choice.within.items()}
+    colours |= dict.fromkeys(choice.front, _FRONT) | {choice.chosen.number: _CHOSEN}
     points = {}
     for outcome in outcomes:
         if outcome.state == "complete":
@@ -123,7 +125,7 @@ def _front(outcomes: Sequence[Outcome], objectives: Sequence[Objective], choice:
             point = points[outcome.number] = (x.value if x else float(outcome.number), y.value)
             axes.errorbar(
                 *point, xerr=_error(x), yerr=_error(y), fmt="o", capsize=2, elinewidth=0.8,
-                color=_colour(outcome, choice), markersize=9 if outcome.number == choice.chosen.number else 6,
+                color=colours[outcome.number], markersize=9 if outcome.number == choice.chosen.number else 6,
             )  # fmt: skip
             axes.annotate(str(outcome.number), point, xytext=(5, 5), textcoords="offset points", fontsize=8)
     if second is not None:
@@ -142,14 +144,6 @@ def _error(reading: Reading | None) -> Any:
     low, high = reading.interval
     # a percentile interval of the bootstrap need not hold the value itself
     return [[max(0.0, reading.value - low)], [max(0.0, high - reading.value)]]
-
-
-def _colour(outcome: Outcome, choice: Choice) -> str:
-    if outcome.number == choice.chosen.number:
-        return _CHOSEN
-    if outcome.number in choice.front:
-        return _FRONT
-    return _OUT if choice.within[outcome.number].endswith("no") else _OTHER
 
 
 def _inline(figure: Figure) -> Markup:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -74,7 +74,9 @@ class Parameter:
             )
         low, step = self.asked.low, self.q or 1
         count = math.floor((self.asked.high - low) / step + 1e-9) + 1
-        return replace(self, **_choices([low + index * step for index in range(count)]))
+        values = [low + index * step for index in range(count)]
+        is_whole = isinstance(step, int) and low == int(low)
+        return replace(self, **_choices([int(value) for value in values] if is_whole else values))
 
     def suggest(self, trial: Any) -> Any:
         """Ask an ``optuna.Trial`` for a value."""
@@ -140,13 +142,11 @@ def _read(path: tuple[str, ...], spec: Mapping[str, Any]) -> Parameter:
         )
     keys, given = _KEYS[distribution], set(spec) - {"distribution"}
     if not set(keys) - set(_DEFAULTS) <= given <= set(keys):
-        raise SweepError(
-            f"Expected `{name}` of the distribution {distribution} to have {_listed(keys)}, but got {_listed(given)}."
-        )
+        raise SweepError(f"Expected `{name}` as {distribution} to have {', '.join(keys)}, but got {dict(spec)}.")
     values = {key: spec.get(key, _DEFAULTS.get(key)) for key in keys}
     try:
         return Parameter(path, distribution, **_asked(distribution, values))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         # YAML 1.1 takes 1e-4 for a text
         hint = " Write 1.0e-4, not 1e-4." if any(isinstance(value, str) for value in values.values()) else ""
         got = ", ".join(f"{key} {value!r}" for key, value in values.items())
@@ -220,7 +220,3 @@ def _guessed(spec: Mapping[str, Any]) -> str | None:
     if {"min", "max"} <= set(spec):
         return "int_uniform" if isinstance(spec["min"], int) and isinstance(spec["max"], int) else "uniform"
     return "categorical" if "values" in spec else None
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names)) or "nothing"

@@ -6,7 +6,7 @@ That schema allows no unknown keys at the top, but any beside ``controller.type`
 annotations say what may stand there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +46,9 @@ class File:
     metric: dict[str, Any]
     parameters: dict  # type: ignore[type-arg]  # in a dict[str, Any] the parser completes what looks like a class
     program: str = ""
-    command: list[str] = field(default_factory=lambda: ["${env}", "${interpreter}", "${program}", "${args}"])
+    command: list[str | int | float] = field(
+        default_factory=lambda: ["${env}", "${interpreter}", "${program}", "${args}"]
+    )
     controller: dict[str, Any] = field(default_factory=lambda: {"type": "cloud"})
     early_terminate: dict[str, Any] | None = None
     run_cap: PositiveInt | None = None
@@ -73,6 +75,11 @@ class Sweep:
     raw: Mapping[str, Any]  # its content
     file: File
     ours: Ours
+
+    @cached_property
+    def command(self) -> list[str]:
+        """Words with W&B's macros."""
+        return [str(word) for word in self.file.command]
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
@@ -120,9 +127,7 @@ def read_raw(raw: Any, name: str) -> Sweep:
     Raises:
         SweepError: if it says what makes no sense.
     """
-    if not isinstance(raw, Mapping):
-        raise SweepError(f"Expected the sweep {name} to be a mapping, but got {raw!r}.")
-    file = _read(File, {key: raw[key] for key in raw if key not in _ONLY_WANDBS}, f"the sweep {name}")
+    file = _read(File, raw, f"the sweep {name}", _ONLY_WANDBS)
     if "type" not in file.controller:
         raise SweepError(f"Expected `controller` to be a mapping with `type: cloud`, but got {file.controller!r}.")
     ours = _read(Ours, file.controller.get("lit_decom", {}), "`controller.lit_decom`")
@@ -131,8 +136,11 @@ def read_raw(raw: Any, name: str) -> Sweep:
     return sweep
 
 
-def _read(make: Callable[..., Any], described: Mapping[str, Any], where: str) -> Any:
+def _read(make: Callable[..., Any], described: Any, where: str, ignored: Container[str] = ()) -> Any:
     """Call a class or function with a mapping as its arguments, once these are what its annotations say."""
+    if not isinstance(described, Mapping):
+        raise SweepError(f"Expected {where} to be a mapping, but got {described!r}.")
+    described = {key: value for key, value in described.items() if key not in ignored}
     parser = ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if isinstance(make, type) else parser.add_function_arguments
     known = add(make)
@@ -140,7 +148,7 @@ def _read(make: Callable[..., Any], described: Mapping[str, Any], where: str) ->
         if key not in known:
             raise SweepError(f"Expected {where} to have {', '.join(known)}, but got `{key}`.{near(str(key), known)}")
     try:
-        return make(**parser.parse_object(dict(described)).as_dict())
+        return make(**parser.parse_object(described).as_dict())
     except (ArgumentError, ValueError) as error:
         raise SweepError(f"Expected {where} to be in W&B's format, but: {error}") from error
 
@@ -166,7 +174,7 @@ def _median(min_iter: PositiveInt = 1, min_trials: PositiveInt = 5) -> optuna.pr
 def _refuse_senseless(sweep: Sweep) -> None:
     names = [objective.name for objective in sweep.objectives]
     constants = ", ".join(f"`{parameter.name}`" for parameter in sweep.space)
-    macros = [word for word in sweep.file.command if "${" in word]
+    macros = [word for word in sweep.command if "${" in word]
     rules = {
         f"every objective once, but one is named again in `metrics`: {', '.join(names)}": len(set(names)) == len(names),
         f"the space to have at least two points, but nothing varies: {constants} have one value": any(

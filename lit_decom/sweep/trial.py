@@ -173,7 +173,7 @@ def run_program(
     config_file = directory / "config.json"
     config_file.write_text(json.dumps(config, indent=2, default=str))
     (directory / OBJECTIVES_FILE).write_text(json.dumps({o.name: o.goal for o in sweep.objectives}))
-    command = filled(sweep, config, config_file, sweep.file.command)
+    command = filled(sweep, config, config_file, sweep.command)
     words = [sys.executable, "-I", str(_BOUND), str(os.getpid()), *command]
     with (directory / "log.txt").open("wb") as log:
         environment = _environment(directory, threads)

@@ -91,7 +91,7 @@ def test_the_shipped_parameters_and_every_choice_of_them_parse(monkeypatch):
     for path in sorted((ROOT / "configs" / "sweep").glob("*.yaml")):
         sweep = read_sweep(path)
         check_parameters(sweep)
-        words = [word for word in fit_words(sweep.file.command) if "$" not in word][:2]
+        words = [word for word in fit_words(sweep.command) if "$" not in word][:2]
         assert parse(words)["model.init_args.model"] == "small_resnet"
 
 

@@ -64,6 +64,12 @@ def test_a_grid_counts_quantized_values_from_the_least():
     assert [p for (p,) in points] == pytest.approx([0.1, 0.4, 0.7])
 
 
+def test_whole_numbers_of_a_grid_stay_whole():
+    points = grid_of({"p": {"distribution": "q_uniform", "min": 0, "max": 32, "q": 8}, "k": {"min": 1, "max": 2}})
+    assert points[-2:] == [(32, 1), (32, 2)]
+    assert {type(value) for point in points for value in point} == {int}
+
+
 # The definitions of W&B's documentation, by the quantile functions of SciPy.
 @pytest.mark.parametrize(
     ("described", "expected"),
@@ -159,13 +165,14 @@ def test_optuna_suggests_within_the_space_and_keeps_types():
         ({"x": {"distribution": "int_uniform", "min": 0, "max": 2.5}}, "as an integer"),
         ({"x": {"distribution": "q_uniform", "min": 0, "max": 2, "q": 3}}, "`q` must be positive, and not longer"),
         ({"x": {"distribution": "q_uniform", "min": 0, "max": 2, "q": 0}}, "`q` must be positive, and not longer"),
-        ({"x": {"distribution": "uniform", "min": 0, "max": 2, "q": 1}}, "`min`, but got `max`, `min`, `q`"),
+        ({"x": {"distribution": "uniform", "min": 0, "max": 2, "q": 1}}, "as uniform to have min, max, but got {"),
         ({"x": {"values": [1, 2], "probabilities": [0.5, 0.6]}}, "as many shares, with the sum 1"),
         ({"x": {"values": [1, 2], "probabilities": [1]}}, "as many shares, with the sum 1"),
         ({"x": {"values": [1, 2], "probabilities": [1.5, -0.5]}}, "as many shares, with the sum 1"),
         ({"x": {"distribution": "normal", "sigma": 0}}, "`sigma` must be positive"),
         ({"x": {"distribution": "beta", "a": -1}}, "`a` and `b` must be positive"),
-        ({"x": {"distribution": "normal", "a": 1}}, "`mu`, `sigma`, but got `a`"),
+        ({"x": {"distribution": "normal", "a": 1}}, "as normal to have mu, sigma, but got {"),
+        ({"x": {"distribution": "log_uniform", "min": 0, "max": 1000}}, "math range error"),
         ({"x": {"distribution": "gamma"}}, "but got {'distribution': 'gamma'}"),
         ({"x": {"distribution": "inv_log_uniform_values", "min": 0, "max": 2}}, "`low > 0`"),
         ({"net": {"parameters": {}}}, "`parameters` of `net`"),

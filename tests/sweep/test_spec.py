@@ -28,6 +28,10 @@ def test_what_wandb_leaves_out_is_taken_as_wandb_takes_it():
     assert (objective.goal, objective.target) == ("minimize", 0.1)
 
 
+def test_words_of_the_command_may_be_numbers():
+    assert spec_of(command=["nice", "-n", 5, "${args}"]).command == ["nice", "-n", "5", "${args}"]
+
+
 def test_the_parser_of_the_file_leaves_parameters_as_they_are():
     values = [{"class_path": "torch.optim.Adam", "init_args": {"lr": 0.1}}, "null", "1e-4", "${here}", [1, "true"]]
     sweep = spec_of(
@@ -53,7 +57,7 @@ def test_a_shipped_sweep_is_read_and_has_only_keys_that_wandb_knows(path):
     assert set(raw) <= WANDB_KEYS
     assert raw["controller"]["type"] == "cloud"
     assert sweep.objectives[0].name.startswith("decomcam/energy_pointing_game/")
-    assert sweep.file.command[-1] == "${args_json_file}"
+    assert sweep.command[-1] == "${args_json_file}"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +76,7 @@ def test_a_shipped_sweep_is_read_and_has_only_keys_that_wandb_knows(path):
             {"controller": {"type": "cloud", "lit_decom": {"sumary": "best"}}},
             "to have metrics, summary, early_terminate, but got `sumary`",
         ),
+        ({"controller": {"type": "cloud", "lit_decom": 3}}, "`controller.lit_decom` to be a mapping"),
         ({"controller": {"type": "cloud", "lit_decom": {"summary": "first"}}}, "['best', 'last']. Got value: first"),
         (
             {"controller": {"type": "cloud", "lit_decom": {"metrics": [{"name": "score", "goal": "minimize"}]}}},
