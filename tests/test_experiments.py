@@ -13,6 +13,7 @@ from experiments.checkpoint_selection import run as checkpoint_selection
 from experiments.common import FEWEST, mean_interval, read_csv
 from experiments.shortcut import run as shortcut
 from experiments.stratified_protocol import run as stratified_protocol
+from experiments.text_targets import run as text_targets
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(path.parent.name for path in (ROOT / "experiments").glob("*/run.py"))
@@ -53,6 +54,9 @@ def assert_equal_tables(found, committed):
 
 
 class TestTheCommittedAnswersFollowFromTheCommittedMeasurements:
+    def test_of_text_targets(self):
+        assert_equal_tables(text_targets.results(measured("text_targets", "images")), measured("text_targets"))
+
     def test_of_checkpoint_selection(self):
         rows = measured("checkpoint_selection")
         runs = [[row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})]

@@ -1,11 +1,9 @@
 """With two animals in one image: does the map of a prompt lie on the animal that it names?"""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 import yaml
@@ -16,13 +14,14 @@ from torchvision.transforms import v2
 
 from experiments.common import mean_interval, read_csv, settings_of, write_csv
 from lit_decom import METHODS, DecomCAM, Explainer, Probe, ZeroShotClassifier, shipped_configs
+from lit_decom.cli import main as main_of_package
 from lit_decom.data import CritterPairs, CrittersDataModule
 from lit_decom.data.figure import SPECIES
 from lit_decom.functional.chance import center_maps
 from lit_decom.functional.image import upsample
 from lit_decom.functional.localization import energy_pointing_game
 from lit_decom.render import overlay, to_unit
-from lit_decom.tasks import ImageTextTask, WarmupCosineLR
+from lit_decom.tasks import ImageTextTask
 
 FOLDER = Path(__file__).parent
 SHIPPED = yaml.safe_load(shipped_configs.find("clip_critters.yaml").read_text())["model"]["init_args"]
@@ -71,7 +70,7 @@ def main() -> None:
             data = CrittersDataModule(
                 config.n_train, config.n_val, 8, config.image_size, captions=True, batch_size=64, seed=0
             )
-            task, accuracy = trained(config, data, seed)
+            task, accuracy = network_of(config, data, seed, output / "weights")
             pairs = Pairs.draw(data, config.n_pairs)
             images += [{"seed": seed, "val_acc": accuracy, **row} for row in rows_of(config, task, pairs)]
             # Written after every network, so that a run that is ended leaves those that are done.
@@ -83,31 +82,35 @@ def main() -> None:
     figure_of(rows).savefig(output / "figure.png", dpi=110)
 
 
-def trained(config: Any, data: CrittersDataModule, seed: int) -> tuple[ImageTextTask, float]:
-    """The image-text model of the shipped configuration, and its zero-shot accuracy on single critters."""
-    pl.seed_everything(seed, verbose=False)
-    task = ImageTextTask(
-        SHIPPED["words"],
-        NAMES,
-        SHIPPED["templates"],
-        SHIPPED["model_args"],
-        optimizer=lambda params: torch.optim.AdamW(params, **SHIPPED["optimizer"]["init_args"]),
-        scheduler=lambda made: WarmupCosineLR(made, config.epochs, SHIPPED["scheduler"]["init_args"]["warmup"]),
-    )
-    with warnings.catch_warnings():
-        # Loader workers are left out on purpose, and there are few batches.
-        warnings.simplefilter("ignore")
-        trainer = pl.Trainer(
-            max_epochs=config.epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
+def network_of(config: Any, data: CrittersDataModule, seed: int, folder: Path) -> tuple[ImageTextTask, float]:
+    """The network that the shipped configuration trains, and its zero-shot accuracy on single critters.
+
+    It is kept in `folder`, and not trained again where it lies there.
+    """
+    file = folder / f"seed_{seed}_{config.n_train}x{config.epochs}.ckpt"
+    if not file.exists():
+        words = {
+            "seed_everything": seed,
+            "trainer.max_epochs": config.epochs,
+            "trainer.logger": "false",
+            "trainer.enable_progress_bar": "false",
+            "trainer.callbacks+": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "trainer.callbacks.dirpath": folder,
+            "trainer.callbacks.filename": file.stem,
+            "data.init_args.n_train": config.n_train,
+            "data.init_args.n_val": config.n_val,
+            "callback.every_n_epochs": 1000,  # explaining changes nothing about the training, and takes time
+            "callback.report": "false",
+        }
+        main_of_package(
+            ["fit", "--config", "clip_critters.yaml", *(f"--{name}={word}" for name, word in words.items())]
         )
-        trainer.fit(task, datamodule=data)
-    return task.eval(), float(trainer.callback_metrics["val/acc"])
+    task = ImageTextTask.load_from_checkpoint(file, map_location="cpu").eval()
+    right = []
+    with torch.no_grad():
+        for images, target in data.val_dataloader():
+            right.append(task(images).argmax(dim=1) == target["label"])
+    return task, float(torch.cat(right).float().mean())
 
 
 def classifiers(task: ImageTextTask) -> dict[str, ZeroShotClassifier]:
