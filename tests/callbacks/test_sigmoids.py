@@ -134,12 +134,12 @@ def test_independent_labels_have_no_decision_factors_and_one_logit_has_one(run):
 
 def test_names_of_labels_and_of_their_absence_are_on_the_page(tmp_path):
     made, _ = trained(tmp_path, probe=named_probe(), n_images=12)
-    assert {key.split("/")[1] for key in made._history[-1] if key.startswith("class_gain/")} == set(LABELS)
+    assert {key.split("/")[1] for key in made.run_log.history[-1] if key.startswith("class_gain/")} == set(LABELS)
     words = Page(made.report_path).words
     for label in LABELS:
         assert f"{label} · image" in words
     assert any(f"no {label}" in made.report_path.read_text() for label in LABELS)
-    assert {entry for kept in made._predictions for entry in kept["predicted"]} <= set(range(6))
+    assert {entry for kept in made.run_log.predictions for entry in kept["predicted"]} <= set(range(6))
 
 
 def named_probe():
