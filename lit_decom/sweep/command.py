@@ -64,16 +64,17 @@ def run(given: argparse.Namespace) -> None:
         SweepError: if the sweep cannot be run or shown.
         SystemExit: with status 130 on an interruption.
     """
-    # Optuna and its database take a while to import; help does without them.
+    console = Console()
+    # Help does without Optuna and its database, and what runs trials without what draws them: both take a while.
     try:
+        if given.action == "show":
+            from lit_decom.sweep.show import show_sweep
+
+            show_sweep(given.dir, given.eps, console)
+            return
         from lit_decom.sweep.run import Options, run_sweep
-        from lit_decom.sweep.show import show_sweep
     except ModuleNotFoundError as missing:
         raise SweepError(f"Expected `{missing.name}` to be installed: pip install 'lit-decom[sweep]'") from missing
-    console = Console()
-    if given.action == "show":
-        show_sweep(given.dir, given.eps, console)
-        return
     # Schedulers end a job like this; what it ran is in line again at once.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
