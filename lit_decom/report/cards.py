@@ -194,7 +194,9 @@ def _card(found: Sequence[RunFindings], timeline: Timeline, row: int, pairs: Pai
         for index, each in enumerate(found)
     )
     first = found[0].run
-    return Card(row, f"{first.class_name(int(first.last.labels[row]))} · image {first.last.ids[row]}", blocks)
+    name, image = first.class_name(int(first.last.labels[row])), first.last.ids[row]
+    # The id of an image and one of its labels names the label, too.
+    return Card(row, f"{name} · image {image.removesuffix(f':{name}')}", blocks)
 
 
 def _likenesses(found: Sequence[RunFindings], row: int, pairs: Pairs | None) -> list[dict[int, str]]:

@@ -16,6 +16,7 @@ from lit_decom.report.runs import Run
 from lit_decom.report.timeline import Timeline
 
 _OF_PROBE = "the probe's images"
+_OF_LABELS = "the probe's labels, which are there"
 
 
 def accuracy_and_loss(runs: Sequence[Run], timeline: Timeline) -> list[Panel]:
@@ -41,7 +42,7 @@ def accuracy_and_loss(runs: Sequence[Run], timeline: Timeline) -> list[Panel]:
                 title,
                 title.split()[0],
                 [
-                    [_probe_line(each, intervals(torch.stack(each, dim=1))), *_logged_lines(run, word)]
+                    [_probe_line(run, each, intervals(torch.stack(each, dim=1))), *_logged_lines(run, word)]
                     for run, each in zip(runs, values, strict=True)
                 ],
                 timeline,
@@ -68,10 +69,12 @@ def _losses(record: Snapshot) -> Tensor:
     return F.cross_entropy(record.logits.float(), record.labels, reduction="none")
 
 
-def _probe_line(values: Sequence[Tensor], ends: Tensor) -> Line:
+def _probe_line(run: Run, values: Sequence[Tensor], ends: Tensor) -> Line:
     low, high = (tuple(map(finite, side)) for side in ends.T.tolist())
     means = tuple(finite(each.nanmean().item()) for each in values)
-    return Line(_OF_PROBE, means, "ink", "probe", low, high)
+    # What the module logs is of labels that are not there as well.
+    several = run.probe is not None and run.probe.multilabel
+    return Line(_OF_LABELS if several else _OF_PROBE, means, "ink", "probe", low, high)
 
 
 def _logged_lines(run: Run, word: str) -> list[Line]:

@@ -175,7 +175,7 @@ def _about(run: Run, timeline: Timeline) -> dict[str, Any]:
     right = _right_at_end(run)
     facts: dict[str, tuple[str, ...]] = {
         "snapshots": (f"{len(run.records)}, epoch {first.epoch} to {last.epoch}, step {first.step} to {last.step}",),
-        "probe": (f"{len(last.ids)} images, {right}",),
+        "probe": (f"{_extent(run)}, {right}",),
         "cost": (cost,),
     }
     facts |= {words(name): _setting(value) for name, value in run.settings.items()}
@@ -186,7 +186,7 @@ def _about(run: Run, timeline: Timeline) -> dict[str, Any]:
         "method": str(run.settings.get("method", "an unknown method")),
         "layer": str(run.settings.get("target_layer", "an unknown layer")),
         "n_snapshots": len(run.records),
-        "n_images": len(last.ids),
+        "extent": _extent(run),
         "right": right,
         "n_components": last.valid.shape[1],
         "epochs": (first.epoch, last.epoch),
@@ -194,6 +194,14 @@ def _about(run: Run, timeline: Timeline) -> dict[str, Any]:
         "events": events_of(run) if run.is_tracked else [],
         "cost": cost,
     }
+
+
+def _extent(run: Run) -> str:
+    """How much is explained: images, or the labels that they have."""
+    n = len(run.last.ids)
+    if run.probe is None or not run.probe.multilabel:
+        return f"{n} images"
+    return f"{n} labels of {len({name.rpartition(':')[0] for name in run.last.ids})} images"
 
 
 def _right_at_end(run: Run) -> str:

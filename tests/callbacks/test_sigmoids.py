@@ -136,8 +136,11 @@ def test_names_of_labels_and_of_their_absence_are_on_the_page(tmp_path):
     made, _ = trained(tmp_path, probe=named_probe(), n_images=12)
     assert {key.split("/")[1] for key in made.run_log.history[-1] if key.startswith("class_gain/")} == set(LABELS)
     words = Page(made.report_path).words
-    for label in LABELS:
-        assert f"{label} · image" in words
+    for name in made.probe.ids[:8]:  # as many as are drawn
+        image, label = name.split(":")
+        assert f"{label} · image {image} " in words
+    assert "9 labels of 6 images" in words
+    assert "the probe's labels, which are there" in words
     assert any(f"no {label}" in made.report_path.read_text() for label in LABELS)
     assert {entry for kept in made.run_log.predictions for entry in kept["predicted"]} <= set(range(6))
 
