@@ -260,6 +260,14 @@ def test_what_nobody_labelled_is_left_out_for_each_kind_of_module(tmp_path, kind
     assert sorted(map(int, observer.probe.ids)) == list(range(8, 16))
 
 
+def test_what_nobody_labelled_is_left_out_of_data_like_torchgeos(tmp_path):
+    def loader_of(photos):
+        photos.unlabelled = set(range(8))
+        return DataLoader(photos, batch_size=16)
+
+    assert sorted(map(int, geo_run(tmp_path, loader_of).probe.ids)) == list(range(8, 16))
+
+
 def test_images_of_8_bits_are_explained_as_the_forward_divides_them(tmp_path):
     module = Plain(lambda batch: batch)
     data = DataLoader(Photos(16, 2, BATCHES["tuple"][0], eight_bit=True), batch_size=4)
