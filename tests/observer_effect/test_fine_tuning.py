@@ -81,7 +81,7 @@ def test_fine_tuning_is_bit_identical_with_the_callback(tmp_path, network, sough
     observer = callback(target_layer=None if sought else LAYERS[network], metrics="default")
     watched = train(tmp_path / "watched", observer, module=built(network))
     alone = train(tmp_path / "alone", module=built(network))
-    assert len(observer._history) == 3
+    assert len(observer.run_log.history) == 3
     assert observer.errors == 0
     assert observer.last_snapshot.decomposition.valid.any()
     assert_same(watched, alone)
