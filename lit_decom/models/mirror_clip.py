@@ -132,6 +132,14 @@ class MirrorCLIP(nn.Module):
         return logits
 
 
+class _SideBySide(nn.Module):
+    """What a layer returns for both views as one grid of twice the channels: the place that is explained."""
+
+    def forward(self, straight: Tensor, mirrored: Tensor, channels: int) -> Tensor:
+        """Join them along the dimension of the channels."""
+        return torch.cat([straight, mirrored], dim=channels)
+
+
 class _BothViews(nn.Module):
     """A layer of the tower, whose outputs for both views pass together through one module that can be explained.
 
@@ -145,7 +153,7 @@ class _BothViews(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.both = nn.Identity()
+        self.both = _SideBySide()
         self.views = (0, 0, 0)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -159,13 +167,13 @@ class _BothViews(nn.Module):
         n, height, width = self.views
         if output.ndim == 4 and len(output) == n and abs(output.shape[3] - output.shape[2] * width / height) <= 1:
             straight, mirrored = output.chunk(2)
-            straight, mirrored = self.both(torch.cat([straight, mirrored.flip(-1)], dim=1)).chunk(2, dim=1)
+            straight, mirrored = self.both(straight, mirrored.flip(-1), 1).chunk(2, dim=1)
             return torch.cat([straight, mirrored.flip(-1)])
         if output.ndim == 3 and n in output.shape[:2] and height == width:
             first = len(output) == n
             tokens = output if first else output.transpose(0, 1)
             straight, mirrored = tokens.chunk(2)
-            joined = self.both(torch.cat([straight, _mirrored_tokens(mirrored)], dim=2))
+            joined = self.both(straight, _mirrored_tokens(mirrored), 2)
             straight, mirrored = joined.chunk(2, dim=2)
             tokens = torch.cat([straight, _mirrored_tokens(mirrored)])
             return tokens if first else tokens.transpose(0, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lit_decom import ZeroShotClassifier, capture
+from lit_decom import ZeroShotClassifier, capture, find_target_layer
 from lit_decom.models import MirrorCLIP, SmallResNet, disentangled
 from lit_decom.tasks import ClassificationTask
 from tests.helpers.modules import callback, loader, trainer
@@ -152,6 +152,11 @@ def test_every_method_explains_it(name):
     assert (maps >= 0).all()
     assert maps.any()
     assert not hooks_of(mirror)
+
+
+def test_the_layer_that_was_named_is_the_one_that_is_found():
+    mirror = MirrorCLIP(classifier(), "visual", "image_encoder.stage2").eval()
+    assert find_target_layer(mirror, images=noise_images()).name == mirror.target_layer
 
 
 def test_images_need_not_be_square_where_the_layer_returns_a_grid():
