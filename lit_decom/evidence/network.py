@@ -34,17 +34,13 @@ class Network:
         forward: how it is asked: a callable ``(model, images) -> output``, or the name of a submodule that takes
             images; None calls the model. The logits are the output itself, or its attribute or key ``logits``.
         channels_last: whether images and weights are laid out channels-last.
-        perturbed: whether weights that are all zero are replaced by noise, to see what the output can depend on at all.
     """
 
-    def __init__(
-        self, model: nn.Module, forward: Forward | None, *, channels_last: bool, perturbed: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, forward: Forward | None, *, channels_last: bool) -> None:
         self.model = model
         self._asked = Asked.of(model, forward)
         self._answered = False
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        self._perturbed = perturbed
         self._rounded = True
         self._parameters = slots(model, "_parameters")
         self._buffers = [(slot, buffer) for slot, buffer in slots(model, "_buffers") if _usable(buffer) is not buffer]
@@ -142,7 +138,7 @@ class Network:
             weight = weights[parameter]
             weight = weight.contiguous(memory_format=self._format) if weight.ndim == 4 else weight
             weights[parameter] = weight.to(torch.bfloat16) if dtype == "bfloat16" and self._rounded else weight
-        return {parameter: _perturbed(weight) for parameter, weight in weights.items()} if self._perturbed else weights
+        return weights
 
     def _detached(self) -> dict[Tensor, Tensor]:
         return {parameter: _usable(parameter.detach()) for _, parameter in self._parameters}
@@ -181,13 +177,6 @@ def _input_dtype(weights: Mapping[Tensor, Tensor]) -> torch.dtype:
     # A single float64 parameter, a temperature for instance, makes no float64 network.
     wide = bool(weights) and all(weight.dtype == torch.float64 for weight in weights.values())
     return torch.float64 if wide else torch.float32
-
-
-def _perturbed(weight: Tensor) -> Tensor:
-    if weight.ndim < 2 or weight.any():
-        return weight
-    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=weight.dtype)
-    return noise.to(weight.device)
 
 
 def _version(parameter: Tensor) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from lit_decom.functional.base import widened
 
 
 def record(
-    model: nn.Module, layer: TargetLayer, images: Tensor, forward: Forward | None, *, perturbed: bool = False
+    model: nn.Module, layer: TargetLayer, images: Tensor, forward: Forward | None
 ) -> tuple[Network, "Recorder", Tensor]:
     """Run a model forward and record what one layer returns.
 
@@ -26,19 +26,18 @@ def record(
         layer: the layer.
         images: ``(B, 3, H, W)``.
         forward: how the model is asked, as for :class:`Network`.
-        perturbed: as for :class:`Network`.
 
     Returns:
         The network as it was run, what recorded, and the logits ``(B, N)`` with the graph from the layer on.
     """
-    network, recorder = Network(model, forward, channels_last=True, perturbed=perturbed), Recorder(layer)
+    network, recorder = Network(model, forward, channels_last=True), Recorder(layer)
     try:
         return network, recorder, recorder.run(network, images)
     except ForwardError as error:
         # A forward that calls `.view` on a feature map needs the contiguous layout.
         if not (isinstance(error.__cause__, RuntimeError) and "view" in str(error.__cause__)):
             raise
-    network = Network(model, forward, channels_last=False, perturbed=perturbed)
+    network = Network(model, forward, channels_last=False)
     return network, recorder, recorder.run(network, images)
 
 
@@ -126,7 +125,7 @@ class Recorder:
             return place.replaced(self.leaf.clone())
 
 
-class _RecordingKept(TorchFunctionMode):
+class RecordingKept(TorchFunctionMode):
     """Keeps autograd recording where a model's forward turns it off, as around a frozen backbone."""
 
     def __torch_function__(
@@ -164,7 +163,7 @@ def gradients(
     try:
         found = _gradients(network, logits, scores, recorder.leaf)
         if all(gradient is None for gradient in found):
-            with _RecordingKept():
+            with RecordingKept():
                 logits = recorder.run(network, images)
             found = _gradients(network, logits, scores, recorder.leaf)
     except CheckpointError as error:

@@ -1,22 +1,33 @@
 """Which layer to explain when nobody says."""
 
-import re
-from contextlib import ExitStack, suppress
+import warnings
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_decom.evidence.grids import Layout, grids_seen
-from lit_decom.evidence.layers import TargetLayer, TargetLayerError, clean_name, resolve_layer
-from lit_decom.evidence.network import Forward, Network
+from lit_decom.evidence.candidates import Candidate, find_candidates
+from lit_decom.evidence.cut import Exchange, Passage, redrawn
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
+from lit_decom.evidence.network import Forward, ForwardError, Network
 from lit_decom.evidence.observing import observing
-from lit_decom.evidence.outputs import first_tensor
-from lit_decom.evidence.recorder import arranged, backward, record
 
-_NOT_A_STAGE = re.compile(r"^(Pool|Dropout|Identity|Flatten)|Pool[123]d$")
+_MOST_TRIED = 8
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """The layer that is explained when nobody names one, and why it may be.
+
+    Attributes:
+        layer: the layer.
+        grid: ``(h, w)`` of what it returns.
+        passage: how much of what an image does to the logits passes through it.
+    """
+
+    layer: TargetLayer
+    grid: tuple[int, int]
+    passage: Passage
 
 
 def find_target_layer(
@@ -29,14 +40,21 @@ def find_target_layer(
 ) -> TargetLayer:
     """Find the layer to explain, by name or as the deepest one that still tells where.
 
-    Without a name it is the last layer to finish in a forward pass that returns at least ``min_positions`` x
-    ``min_positions`` positions and whose positions the logits can depend on (the last block of a vision transformer
-    with a class token does not qualify: its patch tokens reach no logit). The rule is our choice.
+    Without a name the rule is this, our choice. All that an image does to the logits passes through the layer: were its
+    output frozen, the logits would stay whatever the image. The logits depend on its positions (those of the last block
+    of a vision transformer with a class token reach none). It runs once and returns at least ``min_positions`` x
+    ``min_positions`` positions, or the finest grid there is. Of the layers for which this holds, those with the grid of
+    the deepest are left; of these a stage that the network lists (``feature_info`` of timm) goes before a block, a
+    block before a single operation, and then the deepest, outermost one is taken.
+
+    It depends on the architecture and on the size of the images, and on nothing else: for the search the network
+    computes with weights drawn for it, so that it is the same before, during and after a training. Where no layer with
+    such a grid holds all that passes, the one with the smallest share that passes by is taken, with a warning.
 
     Args:
         model: the network.
         name: as in ``model.named_modules()``, or a dotted suffix that is unique.
-        images: ``(B, C, H, W)``, what the network is used on; by default one image of noise, 224 x 224.
+        images: ``(B, C, H, W)``, of the size that the network is used on; by default 224 x 224.
         min_positions: the smallest grid, along each side.
         forward: as for :func:`lit_decom.capture`.
 
@@ -44,95 +62,98 @@ def find_target_layer(
         The layer.
 
     Raises:
-        TargetLayerError: if the name is unknown or ambiguous, or no layer returns a feature grid.
+        TargetLayerError: if the name is unknown or ambiguous, no layer returns a feature grid, or no images are given
+            and the network takes none of 224 x 224.
     """
     if name is not None:
         return resolve_layer(model, name)
-    images = _noise(model) if images is None else images[:1]
-    layers = {clean_name(full): TargetLayer(clean_name(full), module) for full, module in model.named_modules()}
-    grids = {
-        layers[full]: grid
-        for full, grid in feature_grids(model, images, forward).items()
-        if not _NOT_A_STAGE.search(type(layers[full].module).__name__)
-    }
-    if not grids:
-        raise TargetLayerError(f"Expected {type(model).__name__} to have a layer with a feature grid, but found none.")
-    enough = min(min_positions, max(min(grid) for grid in grids.values()))
-    deepest_first = [layer for layer, grid in reversed(grids.items()) if min(grid) >= enough]
-    # Where nothing matters to the prediction there is no better choice than the deepest.
-    return next((layer for layer in deepest_first if _matters(model, layer, images, forward)), deepest_first[0])
+    choice = choose_layer(model, images, min_positions=min_positions, forward=forward)
+    found, passage = f"`target_layer={choice.layer.name!r}` of {type(model).__name__}", choice.passage
+    if not passage.matters:
+        warnings.warn(
+            f"The logits do not depend on {found}, nor on any other layer with a grid fine enough that was tried. Name "
+            "the layer to explain, or lower `min_positions`.",
+            stacklevel=2,
+        )
+    elif not passage.is_cut:
+        warnings.warn(
+            f"Not all that an image does to the logits passes through {found}, the best that was found: a share of "
+            f"{passage.beside:.2f} passes by and is not explained.",
+            stacklevel=2,
+        )
+    return choice.layer
 
 
-def feature_grids(model: nn.Module, images: Tensor, forward: Forward | None = None) -> dict[str, tuple[int, int]]:
-    """Tell which submodules run once per forward pass and return a feature grid, in the order in which they finish.
+def choose_layer(
+    model: nn.Module,
+    images: Tensor | None = None,
+    *,
+    min_positions: int = 7,
+    forward: Forward | None = None,
+) -> LayerChoice:
+    """Choose the layer as :func:`find_target_layer` does, and tell what was found out about it.
 
-    Args:
-        model: the network.
-        images: ``(B, 3, H, W)``.
-        forward: as for :func:`lit_decom.capture`.
-
-    Returns:
-        Grid ``(h, w)`` of each, by name.
-    """
-    notes = [_GridNote(TargetLayer(clean_name(name), module), images) for name, module in model.named_modules() if name]
-    finished: list[_GridNote] = []
-    with observing(model), torch.no_grad(), ExitStack() as stack:
-        layout = stack.enter_context(grids_seen(model))
-        for note in notes:
-            stack.callback(note.layer.module.register_forward_hook(partial(note.hook, finished, layout)).remove)
-        Network(model, forward, channels_last=False)(images)
-    return {note.layer.name: note.grid for note in dict.fromkeys(finished) if note.grid and note.calls == 1}
-
-
-@dataclass(eq=False)
-class _GridNote:
-    """What a forward pass shows of one submodule: how often it ran, and the grid that it returned."""
-
-    layer: TargetLayer
-    images: Tensor
-    calls: int = 0
-    grid: tuple[int, int] | None = None
-
-    def hook(self, finished: list["_GridNote"], layout: Layout, _module: nn.Module, _args: Any, output: Any) -> None:
-        self.calls += 1
-        finished.append(self)
-        found = first_tensor(output)
-        if found is not None:
-            with suppress(TargetLayerError):
-                shape = self.layer.to_map(found.tensor, self.images, layout).shape
-                self.grid = (shape[-2], shape[-1])
-
-
-def depends_on(model: nn.Module, layer: TargetLayer, images: Tensor, forward: Forward | None = None) -> bool:
-    """Tell whether the logits can depend on the positions of a layer.
-
-    Weights that are all zero, as of a head that was not trained yet, are looked through.
+    It takes one forward pass with a graph, one without, and one or two for each of at most eight layers.
 
     Args:
         model: the network.
-        layer: the layer.
-        images: ``(B, 3, H, W)``.
+        images: as for :func:`find_target_layer`.
+        min_positions: the smallest grid, along each side.
         forward: as for :func:`lit_decom.capture`.
 
     Returns:
-        Whether any gradient arrives at a position of the feature grid.
+        The layer, its grid, and how much passes through it.
+
+    Raises:
+        TargetLayerError: if no layer returns a feature grid, or no images are given and the network takes none of
+            224 x 224.
     """
-    with observing(model):
-        network, recorder, out = record(model, layer, images, forward, perturbed=True)
-        gradient = backward(network, recorder, images, out, lambda out, _: out.square().sum(dim=1))
-        return gradient is not None and bool((arranged(recorder, network, images)(gradient) != 0).any())
+    noise = _noise(model, images)
+    with observing(model), redrawn(model):
+        network = Network(model, forward, channels_last=False)
+        try:
+            found, logits = find_candidates(network, noise[:1])
+        except ForwardError as error:
+            if images is not None:
+                raise
+            raise TargetLayerError(f"{error} If it takes images of another size, pass some as `images=`.") from error
+        if not found:
+            raise TargetLayerError(
+                f"Expected {type(model).__name__} to have a layer with a feature grid, but found none."
+            )
+        shortlist = _best_first(found, min_positions)[:_MOST_TRIED]
+        exchange = Exchange.between(network, noise, logits, [candidate.layer.module for candidate in shortlist])
+        return _first_cut(shortlist, exchange)
 
 
-def _matters(model: nn.Module, layer: TargetLayer, images: Tensor, forward: Forward | None) -> bool:
-    try:
-        return depends_on(model, layer, images, forward)
-    except TargetLayerError:
-        return False
+def _best_first(found: list[Candidate], min_positions: int) -> list[Candidate]:
+    enough = min(min_positions, max(min(candidate.grid) for candidate in found))
+    deepest_first = [candidate for candidate in reversed(found) if min(candidate.grid) >= enough]
+    grids = list(dict.fromkeys(candidate.grid for candidate in deepest_first))
+    best_first = sorted(deepest_first, key=lambda candidate: (grids.index(candidate.grid), candidate.kind))
+    # What several return unchanged is the outermost one's.
+    by_tensor: dict[object, Candidate] = {}
+    for candidate in best_first:
+        by_tensor.setdefault(candidate if candidate.edge is None else candidate.edge[:2], candidate)
+    return list(by_tensor.values())
 
 
-def _noise(model: nn.Module) -> Tensor:
+def _first_cut(shortlist: list[Candidate], exchange: Exchange) -> LayerChoice:
+    tried: list[LayerChoice] = []
+    for candidate in shortlist:
+        passage = exchange.passage(candidate.layer.module, candidate.to_map)
+        tried.append(LayerChoice(candidate.layer, candidate.grid, passage))
+        if passage.is_cut:
+            break
+    return min(tried, key=lambda choice: (not choice.passage.matters, choice.passage.beside))
+
+
+def _noise(model: nn.Module, images: Tensor | None) -> Tensor:
+    """Two images that differ in every pixel and in their mean colours."""
     convolution = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     channels = 3 if convolution is None else convolution.in_channels
-    parameter = next(model.parameters(), torch.empty(0))
-    noise = torch.randn(1, channels, 224, 224, generator=torch.Generator().manual_seed(0))
-    return noise.to(parameter.device)
+    shape = (channels, 224, 224) if images is None else images.shape[1:]
+    device = next(model.parameters(), torch.empty(0)).device if images is None else images.device
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand((2, *shape), generator=generator) + torch.rand((2, shape[0], 1, 1), generator=generator)
+    return noise.to(device)
