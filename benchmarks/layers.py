@@ -1,0 +1,182 @@
+"""The layer that is explained when nobody names one, over families of architectures: ``python -m benchmarks.layers``.
+
+Printed for each network and size of image: the layer that is found with the weights that the architecture begins with,
+and whether it is the same with every weight drawn anew; its grid; the share of what an image does to the logits that
+passes by it, under both sets of weights, by a plain hook; at how many of nine places the cell of its output that
+changes most lies at the patch that is covered; and the processor time of the search, on one thread.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_decom import capture, find_target_layer
+
+from .families import FAMILIES, Size, make_network, perturb
+
+SIZES: tuple[Size, ...] = ((64, 64), (96, 96), (160, 160), (224, 224), (128, 192))
+_COVERED = 1 / 5  # of each side
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of one network.
+
+    Attributes:
+        layer: that is found.
+        grid: ``(h, w)`` of its output.
+        again: the layer that is found when every weight is drawn anew.
+        beside: share of what an image does to the logits that passes by it, the larger one of both sets of weights.
+        placed: at how many of nine places the change of its output lies where the image was changed.
+        seconds: of processor time that the search took.
+    """
+
+    layer: str
+    grid: Size
+    again: str
+    beside: float
+    placed: int
+    seconds: float
+
+
+def smooth_images(n: int, size: Size, seed: int = 0) -> Tensor:
+    """Images ``(n, 3, H, W)`` of smooth noise around 0."""
+    coarse = torch.randn(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=size, mode="bicubic")
+
+
+def passing_by(model: nn.Module, layer: str, images: Tensor) -> float:
+    """Measure how far the logits still move with the image when the layer's output is held.
+
+    Args:
+        model: the network, in eval mode.
+        layer: its name.
+        images: at least two, ``(B, 3, H, W)``.
+
+    Returns:
+        The distance as a share of that without holding it; 0 where the image does nothing.
+    """
+    module, held = model.get_submodule(layer), []
+
+    def hold(_module: nn.Module, _args: Any, output: Any) -> Any:
+        held.append(output[0].clone() if isinstance(output, tuple | list) else output.clone())
+        return (held[0], *output[1:]) if isinstance(output, tuple | list) else held[0].clone()
+
+    with torch.no_grad():
+        first, second = (_logits(model, image[None]) for image in images[:2])
+        handle = module.register_forward_hook(hold)
+        _logits(model, images[:1])
+        still = _logits(model, images[1:2])
+        handle.remove()
+    moved = (second - first).norm()
+    return float((still - first).norm() / moved) if moved > 0 else 0.0
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    output: Any = model(images)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def places_found(model: nn.Module, layer: str, images: Tensor) -> int:
+    """Cover a patch in the middle of each ninth of some images, and count where the layer's output changes most there.
+
+    Args:
+        model: the network.
+        layer: its name.
+        images: ``(B, 3, H, W)``; what changes is added up over them.
+
+    Returns:
+        At how many of the nine places the cell that changes most overlaps the patch.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    before = capture(model, layer, images, 0).activations.double()
+    found = 0
+    for place in range(9):
+        rows, columns = (_span(third, side) for third, side in zip(divmod(place, 3), size, strict=True))
+        covered = images.clone()
+        covered[:, :, slice(*rows), slice(*columns)] = 0
+        change = (capture(model, layer, covered, 0).activations - before).square().sum(dim=1)
+        change = (change / change.sum(dim=(1, 2), keepdim=True)).sum(dim=0)
+        cell = divmod(int(change.argmax()), change.shape[1])
+        ends = zip(cell, change.shape, size, (rows, columns), strict=True)
+        found += all(at * side < end * n and (at + 1) * side > begin * n for at, n, side, (begin, end) in ends)
+    return found
+
+
+def _span(third: int, side: int) -> tuple[int, int]:
+    centre = (2 * third + 1) / 6
+    return round(side * (centre - _COVERED / 2)), round(side * (centre + _COVERED / 2))
+
+
+def measure(family: str, size: Size) -> Found:
+    """Build a network, find its layer, and hold it to what is promised of it.
+
+    Args:
+        family: a key of ``FAMILIES``.
+        size: ``(H, W)``.
+
+    Raises:
+        Exception: whatever the library raises where the architecture takes no images of this size.
+    """
+    model, images = make_network(family, size), smooth_images(4, size)
+    with torch.no_grad():
+        _logits(model, images)
+    begun = time.process_time()
+    layer = find_target_layer(model, images=images).name
+    seconds = time.process_time() - begun
+    grid = capture(model, layer, images[:1], 0).activations.shape[-2:]
+    beside = passing_by(model, layer, images)
+    placed = places_found(model, layer, images)
+    again = find_target_layer(perturb(model), images=images).name
+    beside = max(beside, passing_by(model, layer, images))
+    return Found(layer, (grid[0], grid[1]), again, beside, placed, seconds)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the command."""
+    parser = argparse.ArgumentParser("python -m benchmarks.layers", description="The layer found in each architecture.")
+    parser.add_argument("--only", default="", help="families whose name contains this")
+    parser.add_argument("--size", type=int, nargs=2, action="append", metavar=("H", "W"), help=f"default: {SIZES}")
+    return parser.parse_args(arguments)
+
+
+def row(family: str, size: Size) -> list[str]:
+    """Measure one network, and say what came out."""
+    head = [family, f"{size[0]} x {size[1]}"]
+    try:
+        found = measure(family, size)
+    except Exception as error:  # noqa: BLE001 -- any library's
+        return [*head, f"[dim]none: {str(error).splitlines()[0][:60] if str(error) else type(error).__name__}[/dim]"]
+    again = "" if found.again == found.layer else f" (then {found.again})"
+    cells = [f"{found.layer}{again}", f"{found.grid[0]} x {found.grid[1]}", f"{found.beside:.1e}"]
+    return [*head, *cells, f"{found.placed} of 9", f"{found.seconds:.1f}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the table."""
+    options = parse(arguments)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # the libraries' own, about weights that are not pretrained
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    table = Table("network", "image", "layer", "grid", "passes by", "places", "CPU seconds", title="Target layers")
+    sizes = [(height, width) for height, width in options.size or SIZES]
+    for family in FAMILIES:
+        if options.only in family:
+            for size in sizes:
+                with console.status(f"{family}, {size[0]} x {size[1]}"):
+                    table.add_row(*row(family, size))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
