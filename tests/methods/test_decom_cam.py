@@ -268,7 +268,7 @@ def test_an_explicit_number_above_the_bound_is_refused_with_the_bound():
 
 
 def test_centring_costs_one_position():
-    evidence = capture(Patches([[1.0, 2.0, 3.0]]), "colours", torch.rand(1, 3, 4, 2), 0)
+    evidence = capture(Patches([[1.0, 2.0, 3.0]]), "colours", torch.rand(1, 3, 4, 2), 1)
     assert evidence.activations.shape[-2:] == (2, 1)
     assert DecomCAM(n_components=2).decompose(evidence).valid.all()
     with pytest.raises(ValueError, match=r"between 1 and 1 \(3 channels, 2 x 1 positions, less one for the mean\)"):
@@ -322,7 +322,7 @@ def test_a_rank_deficient_image_has_fewer_components_than_its_neighbours():
     images = torch.zeros(2, 3, 8, 8)
     images[:, 0, :2, :2] = 1.0
     images[1, 1, 4:6, 4:6] = 1.0
-    found = DecomCAM(n_components=3).decompose(capture(Patches([[1.0, 1.0, 1.0]]), "colours", images, 0))
+    found = DecomCAM(n_components=3).decompose(capture(Patches([[1.0, 1.0, 1.0]]), "colours", images, 1))
     assert found.valid.tolist() == [[True, False, False], [True, True, False]]
     assert not found.components[~found.valid].any()
     assert not found.strengths[~found.valid].any()
