@@ -79,13 +79,13 @@ def shared(
         image_size: ``(H, W)``.
         n_components: of the shared SVD; another one has as many as there are decision factors.
     """
-    method, labels = DecomCAM(), torch.cat([piece.targets for piece in pieces])
+    labels = torch.cat([piece.targets for piece in pieces])
     followed = FollowedFactors()
 
     def find() -> tuple[DecisionFactors, Tensor]:
         for piece in pieces:
-            followed.add(piece, method)
-        found = followed.finish(method, image_size, step=1)
+            followed.add(piece)
+        found = followed.finish(image_size, step=1)
         if found is None:
             raise ValueError("Expected the evidence to be finite, but got none that is.")
         return found.factors, found.maps

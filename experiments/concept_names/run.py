@@ -161,8 +161,8 @@ def factors(config: Any, model: ImageTextModel, class_names: list[str]) -> list[
     classifier = ZeroShotClassifier.from_image_text(model, class_names, TEMPLATES)
     follow = FollowedFactors()
     for piece in explainer.pieces(classifier, probe):
-        follow.add(piece.capture, explainer.method)
-    found = follow.finish(explainer.method, (images.shape[2], images.shape[3]), step=0)
+        follow.add(piece.capture)
+    found = follow.finish((images.shape[2], images.shape[3]), step=0)
     if found is None:
         raise ValueError("Expected the network to have finite evidence, but found none.")
     named = namer_of(model).name_factors(images, found.factors, found.maps)
