@@ -62,7 +62,7 @@ class ClipTower(nn.Module):
 
 
 def _of_torchvision(name: str, size: Size) -> nn.Module:
-    sized = {"vit_b_16": {"image_size": size[0]}, "maxvit_t": {"input_size": size, "partition_size": size[0] // 32}}
+    sized = {"vit_b_16": {"image_size": size[0]}, "maxvit_t": {"input_size": size}}
     if name == "vit_b_16" and size[0] != size[1]:
         raise ValueError("it takes square images")
     slowly_drawn = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
