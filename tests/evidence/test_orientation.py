@@ -97,7 +97,12 @@ FAST = {
         (121, 90),
         (7, 5),
     ),
-    "hf vit": (hugging_face("ViT", image_size=(97, 120), patch_size=16, **TOKENS), "layers.1", (97, 120), (6, 7)),
+    "hf vit": (
+        hugging_face("ViT", image_size=(97, 120), patch_size=16, **TOKENS),
+        ("layers.1", "layer.1"),  # now, and in transformers 5.0
+        (97, 120),
+        (6, 7),
+    ),
     "open_clip": (lambda: OpenClip((112, 84), 14), "visual.transformer.resblocks.1", (112, 84), (8, 6)),
 }
 
@@ -171,6 +176,8 @@ ALL = {
 
 def check(build, layer, size, grid):
     network, height, width = seeded(build), *size
+    if isinstance(layer, tuple):
+        layer = next(one for one in layer if any(name.endswith(f".{one}") for name, _ in network.named_modules()))
     evidence = capture(network, layer, covered(two_sized_images(1, height, width)), 0)
     assert tuple(evidence.activations.shape[-2:]) == grid
     assert hits(evidence.activations, size) >= 8
