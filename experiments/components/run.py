@@ -28,9 +28,9 @@ from experiments.components.networks import data_of, epochs_of, train
 from lit_decom import Capture, Probe
 from lit_decom.data import Critters, CrittersDataModule
 from lit_decom.evidence import capture
+from lit_decom.functional.bca import weighted_interval
 from lit_decom.functional.decision_factors import DecisionFactors
 from lit_decom.functional.image import upsample
-from lit_decom.functional.intervals import weighted_interval
 from lit_decom.functional.part_identity import (
     fixed_index_average_precision,
     information_floor,

@@ -7,13 +7,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from lit_decom.functional.bca import statistic_interval, weighted_interval
 from lit_decom.functional.intervals import (
     MIN_IMAGES,
-    _draws,
     difference_intervals,
+    draws,
     mean_intervals,
-    statistic_interval,
-    weighted_interval,
 )
 from lit_decom.functional.shares import paired_share_intervals, share_difference_intervals, share_intervals
 
@@ -170,12 +169,10 @@ def test_a_difference_of_shares_of_the_same_images_is_covered(cells, n):
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_the_interval_of_a_mean_is_that_of_the_slow_definition(level):
-    from lit_decom.functional.intervals import _draws
-
     values = torch.rand(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     values[:, 1] = 1e6 + values[:, 1]
     values[:7, 2] = 0.25  # many draws are of these alone
-    counts = _draws(12, 200, 5) * 12
+    counts = draws(12, 200, 5) * 12
     assert counts.sum(1).eq(12).all()
     assert counts.sum(0).eq(200).all()  # balanced
     found = mean_intervals(values, level, n_resamples=200, seed=5)
@@ -185,12 +182,10 @@ def test_the_interval_of_a_mean_is_that_of_the_slow_definition(level):
 
 
 def test_the_interval_of_a_difference_is_that_of_the_slow_definition():
-    from lit_decom.functional.intervals import _draws
-
     generator = torch.Generator().manual_seed(1)
     first = torch.rand(8, 2, dtype=torch.float64, generator=generator)
     second = 3 * torch.rand(31, 2, dtype=torch.float64, generator=generator)
-    counts = [_draws(n, 200, 2 * 5 + part) * n for part, n in enumerate((8, 31))]
+    counts = [draws(n, 200, 2 * 5 + part) * n for part, n in enumerate((8, 31))]
     found = difference_intervals(first, second, 0.9, n_resamples=200, seed=5)
     for column in range(2):
         expected = slow_difference_interval(first[:, column], second[:, column], counts, 0.9)
@@ -283,7 +278,7 @@ def ratio_of(rows: Tensor) -> Callable[[Tensor], Tensor]:
 def test_a_statistic_of_many_draws_has_the_bca_interval_of_these_draws():
     """Efron and Tibshirani (1993), equations 14.9 to 14.15, for the balanced draws of the means."""
     rows = torch.rand(15, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).sort(0).values
-    statistic, times = ratio_of(rows), (_draws(15, 1000, 0) * 15)
+    statistic, times = ratio_of(rows), (draws(15, 1000, 0) * 15)
     assert (times.sum(dim=1) - 15).abs().max() < 1e-9, "as many images as there are"
     drawn, value = statistic(times).numpy(), (rows[:, 0].sum() / rows[:, 1].sum()).item()
     left_out = np.array([np.delete(rows.numpy(), i, axis=0).sum(axis=0) for i in range(15)])
