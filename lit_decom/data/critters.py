@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from random import Random
 from typing import Any, Literal
 
@@ -20,6 +18,7 @@ from lit_decom.data.base import AnnotatedDataset, ClassificationDataModule, Spli
 from lit_decom.data.captions import caption
 from lit_decom.data.drawing import Canvas, Pose, cluttered, ellipse, noise, paint
 from lit_decom.data.figure import PART_NAMES, SPECIES, Traits, draw_critter
+from lit_decom.data.labelling import balanced_labels, check_labelling, drawn_labels, noisy_labels
 
 ShortcutMode = Literal["aligned", "broken"]
 
@@ -107,11 +106,11 @@ class Critters(AnnotatedDataset):
         cache: bool = True,
         annotations: bool = True,
     ) -> None:
-        _check(n, image_size, shortcut_rate, shortcut_mode)
-        _check_labels(corruption, label_noise, class_proportions)
+        _check(n, image_size, corruption, shortcut_rate, shortcut_mode)
+        check_labelling(label_noise, class_proportions)
         key = f"{seed}/{stream}"
-        true_targets = _balanced(n, key) if class_proportions is None else _drawn(n, key, class_proportions)
-        targets = true_targets if label_noise is None else _with_noise(true_targets, key, label_noise)
+        true_targets = balanced_labels(n, key) if class_proportions is None else drawn_labels(n, key, class_proportions)
+        targets = true_targets if label_noise is None else noisy_labels(true_targets, key, label_noise)
         super().__init__([s.name for s in SPECIES], targets, PART_NAMES, transform, annotations=annotations)
         self.true_targets = true_targets
         self.image_size = image_size
@@ -286,32 +285,6 @@ class CrittersDataModule(ClassificationDataModule):
         }
 
 
-def _balanced(n: int, key: str) -> Tensor:
-    """Labels of which every run of one per class holds each class once, in random order."""
-    labels: list[int] = []
-    for block in range(-(-n // len(SPECIES))):
-        rng = Random(f"{key}/labels/{block}")
-        labels += sorted(range(len(SPECIES)), key=lambda _, rng=rng: rng.random())  # type: ignore[misc]
-    return torch.tensor(labels[:n])
-
-
-def _drawn(n: int, key: str, proportions: Sequence[float]) -> Tensor:
-    """Labels that are drawn one by one with the given relative frequencies."""
-    edges = list(accumulate(proportions))
-    draws = [Random(f"{key}/labels/{i}").random() * edges[-1] for i in range(n)]
-    return torch.tensor([bisect_right(edges[:-1], draw) for draw in draws])
-
-
-def _with_noise(targets: Tensor, key: str, rates: Sequence[float]) -> Tensor:
-    """Replace the share `rates[label]` of the labels by one of the other classes."""
-    given = targets.clone()
-    for i, label in enumerate(targets.tolist()):
-        rng = Random(f"{key}/label_noise/{i}")
-        if rng.random() < rates[label]:
-            given[i] = (label + 1 + int(rng.random() * (len(SPECIES) - 1))) % len(SPECIES)
-    return given
-
-
 def draw_pose(rng: Random, size: int) -> Pose:
     """A standing, somewhat tilted critter that is within the picture, give or take the tip of an ear."""
     scale = rng.uniform(0.31, 0.43)
@@ -332,29 +305,14 @@ def _corrupted(canvas: Canvas, rng: Random, pose: Pose, severity: float) -> Imag
     return Image.blend(picture, noise(rng, canvas.size, canvas.size), 0.35 * severity)
 
 
-def _check(n: int, image_size: int, shortcut_rate: float, shortcut_mode: str) -> None:
+def _check(n: int, image_size: int, corruption: float, shortcut_rate: float, shortcut_mode: str) -> None:
     if n < 1:
         raise ValueError(f"Expected `n` to be at least 1, but got {n}.")
     if image_size < 32:
         raise ValueError(f"Expected `image_size` to be at least 32 pixels, but got {image_size}.")
+    if not 0 <= corruption <= 1:
+        raise ValueError(f"Expected `corruption` to be between 0 and 1, but got {corruption}.")
     if not 0 <= shortcut_rate <= 1:
         raise ValueError(f"Expected `shortcut_rate` to be between 0 and 1, but got {shortcut_rate}.")
     if shortcut_mode not in ("aligned", "broken"):
         raise ValueError(f"Expected `shortcut_mode` to be 'aligned' or 'broken', but got {shortcut_mode!r}.")
-
-
-def _check_labels(
-    corruption: float, label_noise: Sequence[float] | None, class_proportions: Sequence[float] | None
-) -> None:
-    if not 0 <= corruption <= 1:
-        raise ValueError(f"Expected `corruption` to be between 0 and 1, but got {corruption}.")
-    n = len(SPECIES)
-    if label_noise is not None and (len(label_noise) != n or not all(0 <= rate <= 1 for rate in label_noise)):
-        raise ValueError(f"Expected `label_noise` to be {n} numbers between 0 and 1, but got {tuple(label_noise)}.")
-    if class_proportions is not None and (
-        len(class_proportions) != n or min(class_proportions) < 0 or not 0 < sum(class_proportions) < math.inf
-    ):
-        raise ValueError(
-            f"Expected `class_proportions` to be {n} numbers of at least 0 and not all 0, "
-            f"but got {tuple(class_proportions)}."
-        )
