@@ -12,6 +12,7 @@ from lit_decom.metrics.localization import (
     PointingGame,
     RelevanceRank,
 )
+from lit_decom.metrics.map_history import MapHistory
 from lit_decom.metrics.parts import (
     FixedIndexPartAP,
     PartAveragePrecision,
@@ -21,7 +22,7 @@ from lit_decom.metrics.parts import (
     PartPurity,
 )
 from lit_decom.metrics.road import ROAD
-from lit_decom.metrics.stability import MapHistory, MapStability, SettledAt, TargetSwitchRate
+from lit_decom.metrics.stability import MapStability, SettledAt, TargetSwitchRate
 from lit_decom.metrics.stratified import StratifiedWrapper
 
 __all__ = [

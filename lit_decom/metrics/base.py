@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lit_decom.functional.intervals import mean_intervals, statistic_interval, weighted_interval
+from lit_decom.functional.bca import statistic_interval, weighted_interval
+from lit_decom.functional.intervals import mean_intervals
 from lit_decom.functional.shares import share_intervals
 
 _NOT_CONVENTIONS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

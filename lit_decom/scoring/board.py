@@ -17,9 +17,9 @@ from lit_decom.functional.parts import PartAgreement, PartMatch
 from lit_decom.methods.base import CAM, METHODS
 from lit_decom.methods.decomposition import Decomposition
 from lit_decom.metrics.base import PerImageMetric
-from lit_decom.metrics.faithfulness import MaskedMetric, Masking
+from lit_decom.metrics.map_history import MapHistory
+from lit_decom.metrics.masking import MaskedMetric, Masking
 from lit_decom.metrics.parts import PartMetric
-from lit_decom.metrics.stability import MapHistory
 from lit_decom.probe import Probe
 from lit_decom.scores import Column, RowTable, Score
 from lit_decom.scoring.options import Scoring, needs_of, takes_of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_decom.metrics.stability import MapHistory
+from lit_decom.metrics import MapHistory
 
 
 def brightness(images: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from lit_decom.metrics.faithfulness import (
     AverageIncrease,
     Coherency,
     Complexity,
-    Masking,
 )
+from lit_decom.metrics.masking import Masking
 from tests.helpers.evidence import Evidence, FixedMaps, brightness, classifier, contrast
 from tests.helpers.metric_tester import assert_two_processes_equal_one, check_metric
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from lit_decom.functional.stability import map_similarity
-from lit_decom.metrics.stability import MapHistory, MapStability, SettledAt, TargetSwitchRate
+from lit_decom.metrics import MapHistory, MapStability, SettledAt, TargetSwitchRate
 from tests.helpers.evidence import SharedHistory
 from tests.helpers.metric_tester import assert_two_processes_equal_one, check_metric
 

@@ -11,9 +11,9 @@ from torchmetrics.classification import BinaryAccuracy
 from torchmetrics.wrappers import MetricTracker
 
 from lit_decom.functional.intervals import mean_intervals
+from lit_decom.metrics import MapHistory, MapStability
 from lit_decom.metrics.complexity import Entropy, Gini
 from lit_decom.metrics.localization import EnergyPointingGame, MaxBoxAccuracy, PixelAveragePrecision, PointingGame
-from lit_decom.metrics.stability import MapHistory, MapStability
 from lit_decom.metrics.stratified import StratifiedWrapper
 from tests.helpers.metric_tester import (
     Inputs,
