@@ -24,6 +24,7 @@ class Log:
             in any case.
         n_images: how many of the probe's images are drawn; 0 for no picture.
         one_scale: whether a second picture is drawn, with one colour scale per image over the epochs.
+        outline: whether the objects' masks are outlined on every tile of the pictures, where the probe has any.
         artifacts: whether W&B keeps probe and records: True at the end of the training, ``"all"`` a version at every
             snapshot, with the checkpoints that they explain in the metadata.
 
@@ -34,6 +35,7 @@ class Log:
     keys: Literal["essential", "all"] | Sequence[str] = "essential"
     n_images: int = 8
     one_scale: bool = False
+    outline: bool = False
     artifacts: bool | Literal["all"] = False
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ _MOST_FACTORS = 6
 
 
 def grids_of(
-    record: Snapshot, probe: Probe, n_drawn: int, peaks: Tensor | None = None
+    record: Snapshot, probe: Probe, n_drawn: int, peaks: Tensor | None = None, *, outline: bool = False
 ) -> tuple[list[Image.Image], str]:
     """Compose the factors and OSSMs of the first ``n_drawn`` images, and a caption.
 
@@ -32,6 +32,7 @@ def grids_of(
         probe: what it explains.
         n_drawn: how many of its images are drawn.
         peaks: as from :func:`peaks_of`, for a second grid on one scale over the epochs.
+        outline: whether the objects' masks are outlined, where the probe has any.
 
     Returns:
         The grid with every map on its own scale, then the second one, if asked for; and a caption for them.
@@ -51,13 +52,15 @@ def grids_of(
     scales: dict[str, Tensor | None] = {f"{caption}   ({under}; own scales)": None}
     if peaks is not None:
         scales[f"{caption}   ({under}; scale of the run)"] = peaks[: len(rows)]
+    shown = probe.select(rows)
     pictures = ossm_grids(
-        displayed(probe.select(rows)),
+        displayed(shown),
         decomposition.cam[: len(rows)],
         decomposition.ossms[: len(rows)],
         row_captions=[_row_caption(record, probe, row) for row in rows],
         ossm_captions=ossm_captions,
         scales=scales,
+        masks=shown.masks if outline else None,
         factors=_factor_panel(record, probe, len(rows)),
     )
     return pictures, caption

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_decom import keys
@@ -53,7 +53,7 @@ class Reporter:
         """Compose the OSSM grid, keep it in the run directory, and log it; with peaks, again on one scale."""
         if not self.options.n_images:
             return
-        images, caption = grids_of(record, probe, self.options.n_images, peaks)
+        images, caption = grids_of(record, probe, self.options.n_images, peaks, outline=self.options.outline)
         pictures = [Picture(image, caption) for image in images]
         if directory is not None:
             directory.save_picture(pictures[0].jpeg, record)
@@ -69,6 +69,10 @@ class Reporter:
         self._to_all(lambda logger: log_settings(logger, self.prefix, settings))
         if not self.options.n_images:
             return
+        if self.options.outline and probe.masks is None:
+            rank_zero_warn(
+                "Expected the probe to have masks for `Log(outline=True)`, but it has none: nothing is outlined."
+            )
         drawn = probe.select(range(min(self.options.n_images, len(probe))))
         named = [_named(probe.class_names, label) for label in drawn.labels.tolist()]
         rows = list(zip(drawn.ids, named, map(to_picture, displayed(drawn)), strict=True))

@@ -273,3 +273,23 @@ def test_on_one_scale_a_map_that_shrinks_gets_darker(record):
     assert dark.mean() < bright.mean() - 1
     own = [np.asarray(grids_of(one, probe(), 2)[0][0]) for one in (record, weaker)]
     assert np.abs(own[0].astype(float) - own[1]).mean() < 1, "on its own scale it looks the same"
+
+
+def test_objects_are_outlined_where_the_log_says_so(tmp_path):
+    masks = torch.zeros(6, 32, 32, dtype=torch.bool)
+    masks[:, 8:24, 8:24] = True
+    pages = []
+    for outline in (False, True):
+        observer = callback(probe=probe(masks=masks), outline=outline)
+        fit(tmp_path / str(outline), observer)
+        (page,) = (observer.directory.path / "pictures").iterdir()
+        pages.append(np.asarray(Image.open(page)).astype(int))
+    changed = np.abs(pages[0] - pages[1]).sum(axis=2) > 300
+    tiles = 5  # image, integrated map, three OSSMs
+    assert changed.sum() > 2 * tiles * 3 * 40, "a square of 48 pixels on each tile, less what JPEG blurs"
+
+
+def test_an_outline_without_masks_is_warned_about_once(tmp_path):
+    with pytest.warns(UserWarning, match=r"masks for `Log\(outline=True\)`, but it has none") as warned:
+        fit(tmp_path, callback(outline=True), max_epochs=2)
+    assert len([entry for entry in warned if "outline" in str(entry.message)]) == 1
