@@ -93,4 +93,5 @@ def test_the_command_prints_a_row_for_each_size(capsys, monkeypatch):
     layers.main(["--only", "timm mobilenetv3", "--size", "64", "64", "--size", "0", "64"])
     printed = capsys.readouterr().out
     assert "blocks.1" in printed
-    assert "none: " in printed
+    assert "| takes no such image: " in printed
+    assert "- 1 of 1 have the same layer" in printed
