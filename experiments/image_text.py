@@ -27,10 +27,10 @@ def trained_image_text(config: Any, folder: Path) -> ImageTextTask:
         The task in evaluation mode.
     """
     data = CrittersWithWordsDataModule(
-        config.n_train,
-        config.n_val,
-        8,
-        config.image_size,
+        n_train=config.n_train,
+        n_val=config.n_val,
+        n_test=8,
+        image_size=config.image_size,
         word_rate=config.word_rate,
         alone_rate=config.alone_rate,
         captions=True,

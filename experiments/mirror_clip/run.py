@@ -51,7 +51,7 @@ def images_of(config: Any, name: str, n: int) -> tuple[Tensor, dict[str, Tensor]
     """The same critters in every set, but for the word."""
     words, rate = SETS[name]
     size = config.network.image_size
-    return as_seen(CrittersWithWords(n, size, config.seed, "test", words=words, word_rate=rate))
+    return as_seen(CrittersWithWords(n, size, seed=config.seed, stream="test", words=words, word_rate=rate))
 
 
 def answers(config: Any, networks: dict[str, tuple[nn.Module, str]]) -> Iterator[Row]:

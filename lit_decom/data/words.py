@@ -63,8 +63,8 @@ class CrittersWithWords(Critters):
     critter is that of :class:`lit_decom.data.Critters` with the same arguments, pixel by pixel but for the plate, so
     that images with right words, wrong words and none can be compared in pairs.
 
-    A network that shall be fooled by a word must have learnt to read: train it on right words, some of them alone,
-    without flips, since a word's mirror is only unreadable to a network that has not seen mirrored words.
+    A network that shall be fooled by a word must have learnt to read: train it on right words, of which some may stand
+    alone, and without flips, since a word's mirror is only unreadable to a network that has not seen mirrored words.
 
     To what :class:`lit_decom.data.Critters` gives, the target adds ``"word"`` (bool ``(1, H, W)``, the plate, which
     hides the parts under it), and ``"word_label"``, the class that the word names, -1 where there is no word. A caption
@@ -73,8 +73,6 @@ class CrittersWithWords(Critters):
     Args:
         n: Number of images.
         image_size: Height and width in pixels, at least 32.
-        seed: Seed of the images.
-        stream: Name of a series of images.
         words: Which class the word names: "right" the one that the image shows, "wrong" one of the others, drawn
             uniformly, "random" any.
         word_rate: Share of the images, 0..1, that carry a word.
@@ -90,8 +88,6 @@ class CrittersWithWords(Critters):
         self,
         n: int,
         image_size: int = 112,
-        seed: int = 0,
-        stream: str = "train",
         *,
         words: Words = "wrong",
         word_rate: float = 1.0,
@@ -105,7 +101,7 @@ class CrittersWithWords(Critters):
                 raise ValueError(f"Expected `{name}` to be between 0 and 1, but got {rate}.")
         if alone_rate and words != "right":
             raise ValueError(f"Expected `words` to be 'right' where `alone_rate` is positive, but got {words!r}.")
-        super().__init__(n, image_size, seed, stream, **options)
+        super().__init__(n, image_size, **options)
         self.words = words
         self.word_rate = word_rate
         self.alone_rate = alone_rate
@@ -154,29 +150,16 @@ class CrittersWithWordsDataModule(CrittersDataModule):
     Training images are not flipped unless `augmentation` says so: the mirror of a word shall stay unreadable.
 
     Args:
-        n_train: Number of training images.
-        n_val: Number of validation images.
-        n_test: Number of test images.
-        image_size: Height and width in pixels, at least 32.
         words: Which class the word names, of the images of every split.
         word_rate: Share of the images, 0..1, that carry a word, of every split.
-        alone_rate: Share of the training images with a word, 0..1, that show nothing else.
+        alone_rate: Share of the training images with a word, 0..1, that show nothing else; only with right words.
         **options: Further arguments of :class:`lit_decom.data.CrittersDataModule`.
     """
 
     def __init__(
-        self,
-        n_train: int = 2000,
-        n_val: int = 400,
-        n_test: int = 400,
-        image_size: int = 112,
-        *,
-        words: Words = "right",
-        word_rate: float = 0.5,
-        alone_rate: float = 0.4,
-        **options: Any,
+        self, *, words: Words = "right", word_rate: float = 0.5, alone_rate: float = 0.0, **options: Any
     ) -> None:
-        super().__init__(n_train, n_val, n_test, image_size, **options)
+        super().__init__(**options)
         self.words: Words = words
         self.word_rate = word_rate
         self.alone_rate = alone_rate
@@ -187,7 +170,13 @@ class CrittersWithWordsDataModule(CrittersDataModule):
 
     def make_dataset(self, split: Split, transform: v2.Transform) -> CrittersWithWords:
         """Draw from the stream of the split's name."""
-        return CrittersWithWords(**self.options(split), words=self.words, word_rate=self.word_rate, transform=transform)
+        return CrittersWithWords(**self.options(split), transform=transform)
+
+    def options(self, split: Split) -> dict[str, Any]:
+        """Arguments of the data set of one split, but for the transform; words alone are for training."""
+        alone_rate = self.alone_rate if split == "train" else 0.0
+        words = {"words": self.words, "word_rate": self.word_rate, "alone_rate": alone_rate}
+        return super().options(split) | words
 
 
 @dataclass(frozen=True)

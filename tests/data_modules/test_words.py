@@ -134,6 +134,17 @@ def test_the_datamodule_draws_the_same_critters_with_words_and_does_not_flip_the
     assert (written.words, written.word_rate) == ("wrong", 1.0)
 
 
+def test_training_images_of_the_datamodule_are_words_alone_as_often_as_it_was_told():
+    sizes = {"n_train": 400, "n_val": 50, "n_test": 50, "image_size": 32}
+    data = CrittersWithWordsDataModule(**sizes, word_rate=0.5, alone_rate=0.5)
+    alone = [sum(map(found.is_alone, range(len(found)))) for found in (data.train_dataset, data.val_dataset)]
+    assert 70 < alone[0] < 130
+    assert alone[1] == 0
+    image, plain = data.train_dataset, CrittersDataModule(**sizes, augmentation=[]).train_dataset
+    first = next(index for index in range(400) if image.is_alone(index))
+    assert (image[first][0] != plain[first][0]).any(dim=0).float().mean() > 0.2
+
+
 def test_targets_can_be_collated_and_training_ones_are_the_label_alone():
     batch = default_collate([CrittersWithWords(8, 32, word_rate=0.5)[i] for i in range(8)])
     assert batch[1]["word"].shape == (8, 1, 32, 32)
