@@ -3,10 +3,12 @@
 import csv
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import rankdata, spearmanr
 
 from experiments.checkpoint_selection import run as checkpoint_selection
@@ -73,6 +75,32 @@ class TestTheCommittedAnswersFollowFromTheCommittedMeasurements:
         methods = ["decom_cam", "grad_cam", "grad_cam_pp", "layer_cam", "eigen_cam"]
         assert_equal_tables(stratified_protocol.table(images, methods), measured("stratified_protocol"))
         assert_equal_tables(stratified_protocol.firsts(images, methods), measured("stratified_protocol", "answer"))
+
+
+class TestTextTargets:
+    def test_relatives_and_strangers_are_not_in_the_image(self):
+        kinds = torch.tensor([pair for pair in product(range(8), repeat=2) if pair[0] != pair[1]])
+        asked = text_targets.asked_kinds(kinds)
+        common = text_targets.IN_COMMON
+        assert torch.equal(asked["named"], kinds)
+        for name in ("relative", "stranger"):
+            assert not (asked[name][:, :, None] == kinds[:, None, :]).any()
+        assert (asked["stranger"][:, 0] != asked["stranger"][:, 1]).all()
+        assert (common[asked["relative"], kinds] == 2).all()
+        # As much nearer to the one animal than to the other as the named kind is, but where all parts differ.
+        nearer = common[asked["relative"], kinds] - common[asked["relative"], kinds.flip(1)]
+        of_named = (3 - common[kinds[:, 0], kinds[:, 1]])[:, None].expand(-1, 2)
+        assert torch.equal(nearer, torch.where(of_named == 3, 1, of_named))
+
+    def test_maps_that_do_not_depend_on_the_prompt_have_exactly_half(self):
+        generator = torch.Generator().manual_seed(0)
+        masks = torch.zeros(4, 2, 8, 8, dtype=torch.bool)
+        masks[:, 0, 2:5, :3], masks[:, 1, 1:7, 4:] = True, True
+        pairs = text_targets.Pairs(torch.zeros(4, 3, 8, 8), torch.zeros(4, 2, dtype=torch.long), masks, None)
+        maps = torch.rand(4, 8, 8, generator=generator)
+        shares = text_targets.shares_of(pairs, [maps, maps])
+        torch.testing.assert_close(shares["named"], torch.full((4,), 0.5))
+        assert (shares["named_left"] - 0.5).abs().min() > 0.01
 
 
 class TestShortcut:

@@ -27,6 +27,11 @@ FOLDER = Path(__file__).parent
 SHIPPED = yaml.safe_load(shipped_configs.find("clip_critters.yaml").read_text())["model"]["init_args"]
 NAMES = [species.name for species in SPECIES]
 SIDES = ("left", "right")
+PARTS = ("ears", "eyes", "nose")
+IN_COMMON = torch.tensor(
+    [[sum(getattr(one, part) == getattr(other, part) for part in PARTS) for other in SPECIES] for one in SPECIES]
+)
+GROUP = ("seed", "val_acc", "target", "asked", "explanation")
 Row = dict[str, Any]
 
 
@@ -56,9 +61,9 @@ class Pairs:
         images, target = default_collate([pairs[index] for index in range(n)])
         return cls(images, target["labels"], torch.as_tensor(target["masks"]), data)
 
-    def probe(self, side: int) -> Probe:
-        """The images with the kind on one side as the class that is asked for."""
-        return Probe.from_tensors(self.images, self.kinds[:, side], mean=self.data.mean, std=self.data.std)
+    def probe(self, kinds: Tensor) -> Probe:
+        """The images, each with one kind ``(n,)`` as the class that is asked for."""
+        return Probe.from_tensors(self.images, kinds, mean=self.data.mean, std=self.data.std)
 
 
 def main() -> None:
@@ -123,37 +128,62 @@ def classifiers(task: ImageTextTask) -> dict[str, ZeroShotClassifier]:
     }
 
 
+def asked_kinds(kinds: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """What is asked in the name of each animal: its own kind, and two kinds that neither animal is of.
+
+    Args:
+        kinds: ``(n, 2)``, left and right, different.
+        seed: of the strangers.
+
+    Returns:
+        ``(n, 2)`` each. ``"named"``: the kinds themselves. ``"relative"``: a kind that has two of three parts in common
+        with that animal and as few as can be with the other; where two or three do, they take turns over the images.
+        ``"stranger"``: any kind, another one for each side.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    relatives, strangers = kinds.clone(), kinds.clone()
+    for image, pair in enumerate(kinds.tolist()):
+        absent = torch.tensor([kind for kind in range(len(SPECIES)) if kind not in pair])
+        strangers[image] = absent[torch.randperm(len(absent), generator=generator)[:2]]
+        for side in range(2):
+            near = absent[IN_COMMON[absent, pair[side]] == len(PARTS) - 1]
+            others = IN_COMMON[near, pair[1 - side]]
+            nearest = near[others == others.min()]
+            relatives[image, side] = nearest[image % len(nearest)]
+    return {"named": kinds, "relative": relatives, "stranger": strangers}
+
+
 def rows_of(config: Any, task: ImageTextTask, pairs: Pairs) -> list[Row]:
-    """One row per image, way of asking and explanation."""
+    """One row per image, target, kind of prompt and explanation."""
     rows: list[Row] = []
-    for asked, model in classifiers(task).items():
+    for target, model in classifiers(task).items():
         with torch.no_grad():
             best = model(pairs.images).topk(2, dim=1).indices.sort(dim=1).values
         both = (best == pairs.kinds.sort(dim=1).values).all(dim=1).tolist()
-        maps = [maps_of(config, model, pairs.probe(side)) for side in range(2)]
-        for explanation in maps[0]:
-            shares = shares_of(pairs, [found[explanation] for found in maps])
-            for image in range(len(pairs.images)):
-                kinds = [SPECIES[kind] for kind in pairs.kinds[image].tolist()]
-                rows.append(
+        for asked, kinds in asked_kinds(pairs.kinds).items():
+            maps = [maps_of(config, model, pairs.probe(of_side)) for of_side in kinds.T]
+            known = ("center", "uniform") if asked == "named" else ()  # they are the same whatever is asked
+            for explanation in ("decom_cam", "grad_cam", *known):
+                shares = shares_of(pairs, [found[explanation] for found in maps])
+                rows += [
                     {
-                        "target": asked,
+                        "target": target,
+                        "asked": asked,
                         "explanation": explanation,
                         "image": image,
-                        "left": kinds[0].name,
-                        "right": kinds[1].name,
-                        "parts_differ": sum(
-                            getattr(kinds[0], part) != getattr(kinds[1], part) for part in ("ears", "eyes", "nose")
-                        ),
+                        "left": NAMES[left],
+                        "right": NAMES[right],
+                        "parts_differ": len(PARTS) - int(IN_COMMON[left, right]),
                         "both_found": int(both[image]),
                         **{name: float(values[image]) for name, values in shares.items()},
                     }
-                )
+                    for image, (left, right) in enumerate(pairs.kinds.tolist())
+                ]
     return rows
 
 
 def maps_of(config: Any, model: ZeroShotClassifier, probe: Probe) -> dict[str, Tensor]:
-    """Maps ``(n, H, W)`` of each image's prompt, and one that knows nothing."""
+    """Maps ``(n, H, W)`` of each image's prompt, and two that know nothing."""
     size = (probe.images.shape[-2], probe.images.shape[-1])
     own, baseline = [], []
     for piece in Explainer(DecomCAM(n_components=config.n_components), "image_encoder.layer3").pieces(model, probe):
@@ -172,11 +202,11 @@ def shares_of(pairs: Pairs, maps: list[Tensor]) -> dict[str, Tensor]:
 
     Args:
         pairs: the images.
-        maps: of the left one's prompt and of the right one's, each ``(n, H, W)``.
+        maps: of the prompt in the left one's name and of that in the right one's, each ``(n, H, W)``.
 
     Returns:
-        ``named_left`` and ``named_right``, the share on the named animal of the energy on both; ``named``, the mean of
-        the two, 0.5 for maps that do not depend on the prompt; ``on_named``, the mean share of the energy of the whole
+        ``named_left`` and ``named_right``, the share on that animal of the energy on both; ``named``, the mean of the
+        two, 0.5 for maps that do not depend on the prompt; ``on_named``, the mean share of the energy of the whole
         image. A map without energy on either animal says nothing: 0.5.
     """
     either = pairs.masks.any(dim=1)
@@ -200,25 +230,15 @@ def results(images: list[Row]) -> list[Row]:
         "not_both_found": lambda row: row["both_found"] == 0,
         **{f"{n}_parts_differ": lambda row, n=n: row["parts_differ"] == n for n in (1, 2, 3)},
     }
-    groups = dict.fromkeys((row["seed"], row["val_acc"], row["target"], row["explanation"]) for row in images)
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in images:
+        groups.setdefault(tuple(row[name] for name in GROUP), []).append(row)
     rows: list[Row] = []
-    for seed, accuracy, target, explanation in groups:
-        of_group = [
-            row for row in images if (row["seed"], row["target"], row["explanation"]) == (seed, target, explanation)
-        ]
+    for group, members in groups.items():
         for stratum, inside in strata.items():
-            chosen = [row for row in of_group if inside(row)]
-            rows.append(
-                {
-                    "seed": seed,
-                    "val_acc": accuracy,
-                    "target": target,
-                    "explanation": explanation,
-                    "stratum": stratum,
-                    "images": len(chosen),
-                    **summary_of(chosen),
-                }
-            )
+            chosen = [row for row in members if inside(row)]
+            known = dict(zip(GROUP, group, strict=True))
+            rows.append({**known, "stratum": stratum, "images": len(chosen), **summary_of(chosen)})
     return rows
 
 
@@ -240,25 +260,29 @@ def summary_of(chosen: list[Row]) -> Row:
 
 
 def figure_of(rows: list[Row]) -> Figure:
-    """The named animal's share of the energy on both, with intervals, networks side by side."""
+    """The named animal's share of the energy on both, with intervals, over pairs apart and over what is asked."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, 2, sharey=True, width_ratios=(5, 3))
     seeds = list(dict.fromkeys(row["seed"] for row in rows))
     strata = ("all", "both_found", "1_parts_differ", "2_parts_differ", "3_parts_differ")
-    for axes, target in zip(panels, ("against_background", "prompt"), strict=True):
+    for axes, column, ticks in zip(
+        panels, ("stratum", "asked"), (strata, ("named", "relative", "stranger")), strict=True
+    ):
+        rest = {"stratum": "all", "asked": "named", "target": "against_background"} | {column: None}
         axes.axhline(0.5, color="tab:grey", linewidth=1)
         for explanation, colour, shift in (("decom_cam", "tab:orange", -0.17), ("grad_cam", "tab:blue", 0.17)):
             for row in rows:
-                if (row["target"], row["explanation"]) != (target, explanation) or row["stratum"] not in strata:
+                shown = row["explanation"] == explanation and row[column] in ticks
+                if not shown or any(value is not None and row[name] != value for name, value in rest.items()):
                     continue
-                place = strata.index(row["stratum"]) + shift + 0.07 * (seeds.index(row["seed"]) - 1)
+                place = ticks.index(row[column]) + shift + 0.07 * (seeds.index(row["seed"]) - 1)
                 spread = [[row["named"] - row["low"]], [row["high"] - row["named"]]]
-                label = explanation if (row["stratum"], row["seed"]) == ("all", seeds[0]) else None
+                label = explanation if (row[column], row["seed"]) == (ticks[0], seeds[0]) else None
                 axes.errorbar(place, row["named"], spread, fmt="o", ms=3, color=colour, label=label)
-        axes.set_xticks(range(len(strata)), [name.replace("_", " ") for name in strata], rotation=25, ha="right")
-        axes.set_title(target.replace("_", " "))
-    panels[0].set_ylabel("share of the energy\non both animals")
+        axes.set_xticks(range(len(ticks)), [name.replace("_", " ") for name in ticks], rotation=25, ha="right")
+    panels[0].set(title="asked for the animal's own kind", ylabel="share of the energy\non both animals")
     panels[0].legend(fontsize="small")
+    panels[1].set_title("all pairs, by the kind asked for")
     figure.suptitle("energy on the named animal; grey: maps that do not depend on the prompt; one point per seed")
     return figure
 
@@ -269,7 +293,9 @@ def examples_of(config: Any, task: ImageTextTask, pairs: Pairs) -> Figure:
     model = classifiers(task)["against_background"]
     some = Pairs(pairs.images[:n], pairs.kinds[:n], pairs.masks[:n], data)
     pictures = to_unit(some.images, data.mean, data.std)
-    tiles = [pictures] + [overlay(pictures, maps_of(config, model, some.probe(side))["decom_cam"]) for side in range(2)]
+    tiles = [pictures] + [
+        overlay(pictures, maps_of(config, model, some.probe(kinds))["decom_cam"]) for kinds in some.kinds.T
+    ]
     figure = Figure(figsize=(2.2 * n, 7), layout="constrained")
     panels = figure.subplots(3, n, squeeze=False)
     for row, images in enumerate(tiles):
