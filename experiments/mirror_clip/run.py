@@ -27,6 +27,7 @@ SETS: dict[str, tuple[Words, float]] = {
     "wrong word": ("wrong", 1.0),
 }
 READINGS = ("plain", "visual", "textual")
+MIRRORED, AVERAGED = "plain, mirrored", "plain, both views"
 
 
 def main() -> None:
@@ -55,20 +56,24 @@ def images_of(config: Any, name: str, n: int) -> tuple[Tensor, dict[str, Tensor]
 
 
 def answers(config: Any, networks: dict[str, tuple[nn.Module, str]]) -> Iterator[Row]:
-    """How often each reading gives the class shown, and the class named, with what it has more than the plain one."""
+    """How often each reading gives the class shown, and the class named, with what it has more than simpler ones.
+
+    Simpler are the plain classifier, and the mean of its logits of an image and of the mirror image: what two views
+    gain without any reading of signs.
+    """
     for name in SETS:
         images, target = images_of(config, name, config.n_test)
         shown, named = target["label"].numpy(), target["word_label"].numpy()
+        logits = {reading: logits_of(networks[reading][0], images) for reading in READINGS}
         # How well a word is read in the mirror decides whether the method can work.
-        mirrored = answered(networks["plain"][0], images.flip(-1))
-        found = {reading: answered(networks[reading][0], images) for reading in READINGS} | {
-            "plain, mirrored": mirrored
-        }
+        logits[MIRRORED] = logits_of(networks["plain"][0], images.flip(-1))
+        logits[AVERAGED] = (logits["plain"] + logits[MIRRORED]) / 2
+        found = {reading: values.argmax(dim=1).numpy() for reading, values in logits.items()}
         for reading, answer in found.items():
             for quantity, right in (("class shown", shown), ("class named", named)):
                 if quantity == "class named" and name != "wrong word":
                     continue
-                hits, before = (answer == right).astype(float), (found["plain"] == right).astype(float)
+                hits = (answer == right).astype(float)
                 yield {
                     "images": name,
                     "reading": reading,
@@ -76,9 +81,16 @@ def answers(config: Any, networks: dict[str, tuple[nn.Module, str]]) -> Iterator
                     "n": len(hits),
                     "share": float(hits.mean()),
                     **ends("share", share_interval(hits)),
-                    "more_than_plain": float((hits - before).mean()),
-                    **ends("more", mean_interval(hits - before) if (hits != before).any() else UNKNOWN),
+                    **more_than("plain", hits, found["plain"] == right),
+                    **more_than("both_views", hits, found[AVERAGED] == right),
                 }
+
+
+def more_than(name: str, hits: np.ndarray, others: np.ndarray) -> Row:
+    """What is right more often than by a simpler way, image by image, with its interval."""
+    more = hits - others.astype(float)
+    interval = mean_interval(more) if more.any() else UNKNOWN
+    return {f"more_than_{name}": float(more.mean()), **ends(f"more_than_{name}", interval)}
 
 
 def share_interval(hits: np.ndarray) -> Ends:
@@ -87,10 +99,10 @@ def share_interval(hits: np.ndarray) -> Ends:
     return float(found.low), float(found.high)
 
 
-def answered(network: nn.Module, images: Tensor) -> np.ndarray:
-    """The class that a network answers with, ``(n,)``."""
+def logits_of(network: nn.Module, images: Tensor) -> Tensor:
+    """What a network says of each class, ``(n, N)``."""
     with observing(network), torch.no_grad():
-        return torch.cat([network(part).argmax(dim=1) for part in torch.split(images, 100)]).numpy()
+        return torch.cat([network(part) for part in torch.split(images, 100)])
 
 
 def energies(config: Any, networks: dict[str, tuple[nn.Module, str]]) -> Iterator[Row]:
@@ -137,20 +149,23 @@ def maps_of(config: Any, network: nn.Module, layer: str, images: Tensor, targets
 
 def figure_of(results: list[Row], maps: list[Row]) -> Figure:
     """Answers on every set, and where DecomCAM's maps are on images with wrong words."""
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(11, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2)
-    colours = {"plain": "tab:grey", "visual": "tab:green", "textual": "tab:purple", "plain, mirrored": "tab:olive"}
+    colours = {"plain": "tab:grey", "visual": "tab:green", "textual": "tab:purple"} | {
+        MIRRORED: "tab:olive",
+        AVERAGED: "tab:cyan",
+    }
     groups = [(name, "class shown") for name in SETS] + [("wrong word", "class named")]
     for row in results:
-        offset = 0.2 * (list(colours).index(row["reading"]) - 1.5)
+        offset = 0.16 * (list(colours).index(row["reading"]) - 2)
         place = groups.index((row["images"], row["answers with the"])) + offset
-        label = row["reading"] if place < 0.5 else None
-        left.bar(place, row["share"], 0.18, color=colours[row["reading"]], label=label)
+        label = row["reading"] if row["images"] == "no word" else None
+        left.bar(place, row["share"], 0.14, color=colours[row["reading"]], label=label)
         left.plot([place, place], [row["share_low"], row["share_high"]], color="black", lw=1)
     left.axhline(1 / 8, color="black", lw=0.8, ls=":")
     left.set_xticks(range(len(groups)), [f"{name}:\n{what}" for name, what in groups], fontsize="small")
     left.set(ylabel="share of answers", ylim=(0, 1), title="zero-shot answers (dotted: chance)")
-    left.legend(fontsize="small")
+    figure.legend(loc="outside lower left", ncols=len(colours), fontsize="small")
     panels = [(what, place) for what in ("class shown", "class named") for place in ("animal", "word")]
     for row in maps:
         if (row["images"], row["method"]) != ("wrong word", "decom_cam"):
