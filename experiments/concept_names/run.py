@@ -21,6 +21,7 @@ from lit_decom.data.figure import PART_NAMES, SPECIES
 from lit_decom.models import ImageTextModel
 
 FOLDER = Path(__file__).parent
+EXACT, ELSEWHERE = "exact part", "its place in another image"
 Row = dict[str, Any]
 
 
@@ -65,14 +66,19 @@ def votes(config: Any, model: ImageTextModel) -> Iterator[Row]:
 
 
 def names(config: Any, model: ImageTextModel, class_names: list[str]) -> Iterator[Row]:
-    """The name of every part of every image, and of every component, with the part that it really is."""
+    """The name of every part of every image, of its place in another image, and of every component.
+
+    With each goes what it really is; in another image that is the part that lends its place and shape.
+    """
     namer = namer_of(model)
     images, target = critters_of(config, "named", config.n_named)
     for k, part in enumerate(PART_NAMES[: len(namer.tree.parts)]):
         # The pixel around a part tells its outline.
         masks = F.max_pool2d(target["parts"][:, k].float()[:, None], 3, 1, 1)[:, 0] > 0
         for image in range(len(images)):
-            yield row_of("exact part", namer, images, masks, target, image, part)
+            yield row_of(EXACT, namer, images, masks, target, image, part)
+            # The same place and shape, and other pixels in it.
+            yield row_of(ELSEWHERE, namer, images.roll(1, 0), masks, target, image, part)
     classifier = ZeroShotClassifier.from_image_text(model, class_names, TEMPLATES)
     probe = Probe.from_tensors(images, target["label"])
     explainer = Explainer(DecomCAM(n_components=config.n_components), config.layer, batch_size=len(images))
@@ -111,11 +117,11 @@ def part_of(region: Tensor, parts: Tensor, least: float) -> str:
 
 
 def kinds(named: list[Row]) -> dict[str, list[Row]]:
-    """The rows of each kind of thing that was named; components also all together."""
+    """The rows of each kind of thing that was named, components also all together."""
     found = {
         what: [row for row in named if row["what"] == what] for what in dict.fromkeys(row["what"] for row in named)
     }
-    return found | {"every component": [row for row in named if row["what"] != "exact part"]}
+    return found | {"every component": [row for row in named if row["what"] not in (EXACT, ELSEWHERE)]}
 
 
 def accuracy(what: str, known: list[Row]) -> Iterator[Row]:
@@ -208,7 +214,7 @@ def figure_of(rows: list[Row]) -> Figure:
         axes.plot([place, place], [low, high], color="black", lw=1)
         axes.plot([place - 0.17, place + 0.17], [row["chance"]] * 2, color="black", ls=":")
         axes.text(place, 0.02, str(row["n"]), ha="center", fontsize="small")
-    axes.set_xticks(range(len(whats)), whats)
+    axes.set_xticks(range(len(whats)), [what.replace(" in ", "\nin ") for what in whats])
     axes.set(ylabel="share whose part is right", ylim=(0, 1))
     axes.set_title("green: names given, grey: best guess of all; dotted: chance; numbers of regions", fontsize="small")
     return figure

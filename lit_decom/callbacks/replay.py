@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,14 @@ class ReplayCallback(DecomCAMCallback):
                 "With `warm_start` each snapshot begins where the one before ended: these records are those of the run "
                 "itself only if every snapshot of it left a checkpoint here."
             )
-        checkpoints = sorted(_by_step(folder).items())
+        checkpoints = _by_step(folder, self.prefix)
         if self._layer is None:
-            known = (layer_of_checkpoint(checkpoint, self.prefix) for _, (_, checkpoint) in checkpoints)
-            self._layer = next(filter(None, known), None)
+            self._layer = next(filter(None, (found.layer for found in checkpoints)), None)
             self.observer.explainer = self._explainer_of_run()
         with counted(f"{len(checkpoints)} checkpoints", len(checkpoints)) as self._advance:
-            for step, (path, checkpoint) in checkpoints:
-                try:
-                    model.load_state_dict(checkpoint["state_dict"])
-                except RuntimeError as error:
-                    raise MisconfigurationException(f"Expected {path} to fit the model, but: {error}") from error
-                self._epoch, self._step = int(checkpoint["epoch"]), step
+            for found in checkpoints:
+                _load(model, found.path)
+                self._epoch, self._step = found.epoch, found.step
                 trainer.validate(model, datamodule=datamodule, verbose=False)
         return self.dirpath
 
@@ -94,19 +91,40 @@ class ReplayCallback(DecomCAMCallback):
         return trainer.is_global_zero
 
 
-def _by_step(folder: Path) -> dict[int, tuple[Path, dict[str, Any]]]:
-    found: dict[int, tuple[Path, dict[str, Any]]] = {}
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Where a checkpoint lies, and what is told of it: its weights are read only when it has its turn."""
+
+    path: Path
+    epoch: int
+    step: int
+    layer: str | None
+
+
+def _by_step(folder: Path, prefix: str) -> list[_Checkpoint]:
+    """Find the checkpoints of a folder, in the order of their steps; of several with one step the first by name."""
+    found: dict[int, _Checkpoint] = {}
     for path in sorted(folder.rglob("*.ckpt")):
         checkpoint = _read(path)
-        found.setdefault(step_of_checkpoint(checkpoint), (path, checkpoint))
+        step = step_of_checkpoint(checkpoint)
+        layer = layer_of_checkpoint(checkpoint, prefix)
+        found.setdefault(step, _Checkpoint(path, int(checkpoint["epoch"]), step, layer))
     if not found:
         raise MisconfigurationException(f"Expected {folder} to hold checkpoints (*.ckpt), but found none.")
-    return found
+    return [found[step] for step in sorted(found)]
+
+
+def _load(model: pl.LightningModule, path: Path) -> None:
+    try:
+        model.load_state_dict(_read(path)["state_dict"])
+    except RuntimeError as error:
+        raise MisconfigurationException(f"Expected {path} to fit the model, but: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; its tensors stay in the file until they are used."""
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         missing = {"state_dict", "epoch", "global_step", "loops"} - set(checkpoint)
     except (RuntimeError, EOFError, TypeError, pickle.UnpicklingError, OSError) as error:
         raise MisconfigurationException(f"Expected {path} to be a checkpoint, but: {error}") from error

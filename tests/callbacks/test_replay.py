@@ -1,5 +1,8 @@
 """Replay of checkpoints gives the records that the live callback gave."""
 
+import gc
+import weakref
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -79,6 +82,23 @@ def test_replay_of_checkpoints_within_epochs_finds_their_steps(tmp_path):
     assert again.keys() <= {record.step for record in records}
     last = records[-1]
     assert torch.equal(last.logits, again[last.step].logits)
+
+
+def test_replay_holds_one_checkpoint_at_a_time(tmp_path, monkeypatch):
+    live(tmp_path)
+    read, alive, load = [], [], torch.load
+
+    def noted(*args, **options):
+        gc.collect()
+        alive.append(sum(weight() is not None for weight in read))
+        checkpoint = load(*args, **options)
+        read.append(weakref.ref(checkpoint["state_dict"]["head.weight"]))
+        return checkpoint
+
+    monkeypatch.setattr(torch, "load", noted)
+    assert len(replayed(tmp_path)) == 3
+    assert len(read) == 6  # once for its step, once for its weights
+    assert max(alive) <= 1
 
 
 @pytest.mark.parametrize(
