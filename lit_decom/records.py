@@ -20,7 +20,9 @@ from lit_decom.probe import Probe
 from lit_decom.render import to_unit
 from lit_decom.scores import Score
 
-_LAYOUT = 2  # 1: scores were kept as numbers by key alone, without interval and direction
+# 1: scores were kept as numbers by key alone, without interval and direction. 2: strengths were called singular values,
+# and nothing told what each component removes.
+_LAYOUT = 3
 _COMPRESSION = 1  # of 9: the others take several times as long for a few per cent
 _RUN_FILE, _PROBE_FILE = "run.json", "probe.npz"
 _RECORD_NAME = re.compile(r"step-(\d{9})_epoch-(\d{5})\.npz")

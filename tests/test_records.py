@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 
 from lit_decom import DecomCAM, Decomposition, Probe, capture
 from lit_decom import records as records_module
-from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot, displayed
+from lit_decom.records import RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot, displayed
 from lit_decom.scores import Score
 from tests.helpers.modules import probe, tiny
 from tests.helpers.runs import in_old_layout
@@ -106,6 +106,27 @@ def test_a_record_of_the_old_layout_says_what_to_do(record, tmp_path):
     path = in_old_layout(record.save(tmp_path))
     with pytest.raises(RunDirectoryError, match=r"has 1: another version.*lit-decom replay CKPT_DIR --config FILE"):
         Snapshot.load(path)
+
+
+def test_a_record_from_before_components_had_strengths_says_what_to_do(record, tmp_path):
+    path = record.save(tmp_path)
+    with path.open("rb") as file, np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    texts = json.loads(arrays.pop("json").item()) | {"layout": 2}
+    arrays["singular_values"] = arrays.pop("strengths")
+    del arrays["removed"]
+    with path.open("wb") as file:
+        np.savez(file, **arrays, json=np.array(json.dumps(texts)))
+    with pytest.raises(RecordLayoutError, match=r"has 2: another version.*lit-decom replay CKPT_DIR --config FILE"):
+        Snapshot.load(path)
+
+
+def test_the_layout_is_raised_with_the_fields():
+    """A record of other fields is none of this layout: whoever changes this number raises `_LAYOUT`, too."""
+    required = {
+        entry.name for entry in fields(Snapshot) if entry.default is MISSING and entry.default_factory is MISSING
+    }
+    assert (records_module._LAYOUT, len(required)) == (3, 19)
 
 
 def test_an_image_whose_evidence_is_broken_comes_back_as_such(record, decomposition, tmp_path):
