@@ -203,7 +203,7 @@ def words_of(name: Name | None) -> str:
 
 def figure_of(rows: list[Row]) -> Figure:
     """How often the part is right, beside chance."""
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.subplots()
     whats = list(dict.fromkeys(row["what"] for row in rows))
     for row in rows:
