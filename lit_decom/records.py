@@ -24,7 +24,7 @@ from lit_decom.scores import Score
 # and nothing told what each component removes.
 _LAYOUT = 3
 _COMPRESSION = 1  # of 9: the others take several times as long for a few per cent
-_RUN_FILE, _PROBE_FILE = "run.json", "probe.npz"
+_RUN_FILE, _PROBE_FILE, _NAMES_FILE = "run.json", "probe.npz", "names.json"
 _RECORD_NAME = re.compile(r"step-(\d{9})_epoch-(\d{5})\.npz")
 
 
@@ -198,6 +198,20 @@ class Snapshot:
             raise RunDirectoryError(f"Expected {path.name} to be a whole record, but: {error}.") from error
 
 
+@dataclass(frozen=True)
+class FactorNames:
+    """What the decision factors of a run are called, in words.
+
+    Attributes:
+        epoch: of the snapshot at which they were named.
+        sides: by identity what makes the score high and what makes it low, each with its confidence, such as
+            ``"pointed ears (98%)"``; None for no name.
+    """
+
+    epoch: int
+    sides: Mapping[int, tuple[str | None, str | None]]
+
+
 class RunDirectory:
     """A folder with the probe, the settings and one record per snapshot of one run.
 
@@ -246,6 +260,26 @@ class RunDirectory:
         with _replacing(path) as temporary:
             temporary.write_bytes(jpeg)
         return path
+
+    def save_names(self, names: FactorNames) -> Path:
+        """Keep what the decision factors are called, in place of what they were called before."""
+        return _write_text(self.path / _NAMES_FILE, json.dumps({"epoch": names.epoch, "factors": dict(names.sides)}))
+
+    def names(self) -> FactorNames | None:
+        """Read what the decision factors are called; None where nobody named them.
+
+        Raises:
+            RunDirectoryError: if the file is broken.
+        """
+        file = self.path / _NAMES_FILE
+        if not file.exists():
+            return None
+        try:
+            read = json.loads(file.read_text())
+            sides = {int(identity): (high, low) for identity, (high, low) in read["factors"].items()}
+            return FactorNames(int(read["epoch"]), sides)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunDirectoryError(f"Expected {file} to name decision factors, but: {error}.") from error
 
     def owner(self) -> str | None:
         """Identity of the run whose records lie here; None if there is none."""

@@ -17,7 +17,7 @@ FLOORS = (
     {"evidence"},
     {"methods", "metrics"},
     {"components", "concepts", "records", "scoring"},
-    {"explainer", "data", "tasks", "sinks", "tables", "report", "dashboard", "shipped_configs"},
+    {"explainer", "data", "tasks", "sinks", "tables", "report", "run_names", "dashboard", "shipped_configs"},
     {"evaluation", "observer"},
     {"callbacks"},
     {"fitting"},

@@ -171,7 +171,7 @@ def factors(config: Any, model: ImageTextModel, class_names: list[str]) -> list[
     found = follow.finish((images.shape[2], images.shape[3]), step=0)
     if found is None:
         raise ValueError("Expected the network to have finite evidence, but found none.")
-    named = namer_of(model).name_factors(images, found.factors, found.maps)
+    named = namer_of(model).name_factors(images, found.factors.scores, found.maps, states=found.factors.states)
     states = " ".join(found.factors.states) or "none"
     return [
         {"factor": j + 1, "states": states, "share": float(found.factors.shares[j])}

@@ -12,6 +12,7 @@ choice.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 
 from lit_decom.concepts.tree import Concept, ConceptTree
 from lit_decom.evidence import observing
-from lit_decom.functional.decision_factors import DecisionFactors
 from lit_decom.functional.image import blend, gaussian_blur, upsample
 
 _UNNAMED = {"no_variation", "dead_layer", "untrained", "rotation_not_identified", "subspace_not_identified"}
@@ -114,29 +114,26 @@ class Namer:
         return self.name(images, region_of(maps, (images.shape[2], images.shape[3])))
 
     def name_factors(
-        self, images: Tensor, factors: DecisionFactors, maps: Tensor, n_images: int = 16
+        self, images: Tensor, scores: Tensor, maps: Tensor, *, states: Iterable[str] = (), n_images: int = 16
     ) -> list[tuple[Name | None, Name | None]]:
         """Name both sides of every decision factor.
 
         Args:
-            images: ``(n, 3, H, W)`` of the probe.
-            factors: of the probe.
+            images: ``(n, 3, H, W)`` of the probe, as the scorer sees them.
+            scores: ``(n, K)`` of the factors.
             maps: ``(n, K, h, w)`` signed maps of their scores, as in :class:`lit_decom.components.FactorFindings`.
+            states: of the factors, as in :class:`lit_decom.functional.decision_factors.DecisionFactors`.
             n_images: in how many images each side is looked at, those with the highest scores and the lowest.
 
         Returns:
             For each factor the name of what makes its score high and of what makes it low; None for both where single
             factors mean nothing: the network is not trained, or other axes of the same subspace do as well.
         """
-        k = factors.codes.shape[1]
-        if _UNNAMED & set(factors.states):
-            return [(None, None)] * k
+        if not _UNNAMED.isdisjoint(states):
+            return [(None, None)] * scores.shape[1]
         return [
-            (
-                self._name_side(images, factors.scores[:, j], maps[:, j], n_images),
-                self._name_side(images, -factors.scores[:, j], -maps[:, j], n_images),
-            )
-            for j in range(k)
+            (self._name_side(images, of_one, where, n_images), self._name_side(images, -of_one, -where, n_images))
+            for of_one, where in zip(scores.unbind(dim=1), maps.unbind(dim=1), strict=True)
         ]
 
     def _name_side(self, images: Tensor, scores: Tensor, maps: Tensor, n_images: int) -> Name | None:

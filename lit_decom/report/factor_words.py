@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from lit_decom.records import Snapshot
+from lit_decom.records import FactorNames, Snapshot
 
 _TELLING = 0.25  # of the largest code: classes below hardly use the factor
 _MOST_CLASSES = 5
@@ -35,6 +35,22 @@ def facts_of(record: Snapshot) -> list[str]:
             f"{layer:.2f}, along as many random directions with {chance:.2f}{verdict}."
         )
     return facts
+
+
+def naming_facts(names: FactorNames | None, shown: Sequence[int]) -> list[str]:
+    """Say where the words for the factors come from, in a sentence; none where no factor that is shown has any.
+
+    Args:
+        names: of the run.
+        shown: identities of the factors that are shown.
+    """
+    if names is None or names.sides.keys().isdisjoint(shown):
+        return []
+    told = (
+        f"The words for what makes a score high or low were given at epoch {names.epoch} by an image-text model; the "
+        "percentage is the share of other places in the same images that speak less for them (50% by chance)."
+    )
+    return [told]
 
 
 def classes_of(codes: Sequence[float], names: Sequence[str]) -> str:

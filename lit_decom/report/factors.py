@@ -14,11 +14,11 @@ from lit_decom.components.factors import wrong_decisions
 from lit_decom.functional.decision_factors import factor_support
 from lit_decom.functional.shared_basis import exemplars
 from lit_decom.records import Snapshot
-from lit_decom.render import cautions
+from lit_decom.render import UNNAMED, cautions
 from lit_decom.report.cards import style_of
 from lit_decom.report.charts import Line, finite
 from lit_decom.report.columns import count, follow_columns, keep_columns
-from lit_decom.report.factor_words import classes_of, facts_of, shown_codes, wrong_sentence
+from lit_decom.report.factor_words import classes_of, facts_of, naming_facts, shown_codes, wrong_sentence
 from lit_decom.report.overview import Panel, panel
 from lit_decom.report.pictures import SignedMaps
 from lit_decom.report.runs import Run
@@ -35,7 +35,6 @@ ON_THEIR_CHARTS: Mapping[str, str] = {
 _N_CROPS = 4
 _CROP_CELLS = 4.0  # more than a part, so that one sees what it is part of
 _MOST_WRONG = 32
-_UNNAMED = {"rotation_not_identified", "subspace_not_identified"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def factor_panels(runs: Sequence[Run], timeline: Timeline) -> list[Panel]:
 
 def is_named(record: Snapshot) -> bool:
     """Whether single factors of a snapshot mean anything: there are some, and no other axes would do as well."""
-    return _n_factors(record) > 0 and not _UNNAMED & set(record.factor_states)
+    return _n_factors(record) > 0 and UNNAMED.isdisjoint(record.factor_states)
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class _Frame:
         for rank, name in enumerate(_names(self.record)):
             cards[self.columns[name]] = self._card(rank, name, rows)
         return {
-            "facts": facts_of(self.record),
+            "facts": facts_of(self.record) + naming_facts(self.run.factor_names, _names(self.record)),
             "cautions": cautions(self.record.factor_states, self.record.numbers.get("factor_constant_share")),
             "factors": cards,
             "wrong": self._wrong(),
@@ -140,11 +139,18 @@ class _Frame:
             "event": "new" if self._is_new(name) else "",
             "for": classes_of(code, classes),
             "against": classes_of([-value for value in code], classes),
+            "words": self._words(name),
             "codes": shown_codes(code, classes),
             "high": self._crops(maps[:, rank], scores[:, rank]),
             "low": self._crops(-maps[:, rank], -scores[:, rank]),
             "tiles": [[row, _amount(support[row]), self._map(row, rank)] for row in rows],
         }
+
+    def _words(self, name: int) -> list[str]:
+        """What either side is called; nothing where nobody named the factor."""
+        known = self.run.factor_names
+        sides = None if known is None else known.sides.get(name)
+        return ["", ""] if sides is None else [f"shows {side}" if side else "no name" for side in sides]
 
     def _is_new(self, name: int) -> bool:
         before = list(filter(None, map(_names, self.run.records[: self.index])))

@@ -10,7 +10,7 @@ from zipfile import is_zipfile
 from torch import Tensor
 
 from lit_decom.probe import Probe
-from lit_decom.records import RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot
+from lit_decom.records import FactorNames, RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot
 
 _SHAPES: Mapping[str, str] = {
     "labels": "n",
@@ -62,6 +62,7 @@ class Run:
         probe: None if it cannot be read.
         records: in the order of their steps, at least one, all of the same images, components and grid.
         notes: sentences on what could not be read.
+        factor_names: what its decision factors are called, where somebody named them.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Run:
     probe: Probe | None
     records: tuple[Snapshot, ...]
     notes: tuple[str, ...]
+    factor_names: FactorNames | None = None
 
     @property
     def last(self) -> Snapshot:
@@ -121,8 +123,8 @@ def read_run(path: Path) -> Run:
         )
     settings, more = _settings(path)
     notes += more
-    probe = _probe(directory, records[-1], notes)
-    return Run(path, _name(path), settings | dict(records[-1].settings), probe, tuple(records), tuple(notes))
+    probe, names = _probe(directory, records[-1], notes), _factor_names(directory, notes)
+    return Run(path, _name(path), settings | dict(records[-1].settings), probe, tuple(records), tuple(notes), names)
 
 
 def _is_run(path: Path) -> bool:
@@ -228,6 +230,14 @@ def _settings(path: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, ["run.json is missing: the settings are those of the last record."]
     except _UNREADABLE as error:
         return {}, [f"run.json could not be read: {error}. The settings are those of the last record."]
+
+
+def _factor_names(directory: RunDirectory, notes: list[str]) -> FactorNames | None:
+    try:
+        return directory.names()
+    except RunDirectoryError as error:
+        notes.append(str(error))
+        return None
 
 
 def _probe(directory: RunDirectory, record: Snapshot, notes: list[str]) -> Probe | None:

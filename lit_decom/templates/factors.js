@@ -37,6 +37,8 @@ const decisionFactors = async (data, photos, grids, { width, height, make, infla
     put("share", found.share);
     put("for", found.for || "no class");
     put("against", found.against || "no class");
+    put("shows-high", found.words[0]);
+    put("shows-low", found.words[1]);
     put("codes", ...found.codes.map(([name, code, relative]) => {
       const bar = make("span", "", "bar");
       bar.style.setProperty("--from", Math.min(relative, 0));

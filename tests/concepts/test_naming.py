@@ -183,7 +183,7 @@ def two_sided(n=24):
 def test_both_sides_of_a_factor_are_named_where_its_scores_are_highest_and_lowest():
     images, factors, maps, sign = two_sided()
     assert not factors.states
-    named = Namer(Sees(), TREE).name_factors(images, factors, maps, n_images=6)
+    named = Namer(Sees(), TREE).name_factors(images, factors.scores, maps, n_images=6)
     high, low = named[0] if sign > 0 else named[0][::-1]
     assert (high.concept.words, low.concept.words) == ("a red crown", "a blue crown")
     assert high.given
@@ -197,7 +197,8 @@ def test_factors_that_mean_nothing_singly_never_get_a_name(state):
     value = {"rotation_margin": 0.0, "tied": True, "constant_share": 0.9}[state]
     vars(factors)[state] = torch.tensor(value)
     scorer = Sees()
-    assert Namer(scorer, TREE).name_factors(images, factors, maps) == [(None, None)] * 2
+    named = Namer(scorer, TREE).name_factors(images, factors.scores, maps, states=factors.states)
+    assert named == [(None, None)] * 2
     assert scorer.calls == 0
 
 
