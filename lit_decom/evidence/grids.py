@@ -42,6 +42,21 @@ class Declared:
         return frozenset(found)
 
     @cached_property
+    def channels_last(self) -> frozenset[nn.Module]:
+        """Parts that return maps as ``(B, h, w, C)``: those inside models of timm that say so of what they return.
+
+        Convolutions never do, and what is inside an embedding of patches need not.
+        """
+        found: set[nn.Module] = set()
+        inside_embeddings: set[nn.Module] = set()
+        for name, module in self.model.named_modules():
+            if vars(module).get("output_fmt") == "NHWC":
+                found |= set(module.modules())
+            if "embed" in name.rpartition(".")[2]:
+                inside_embeddings |= set(module.modules()) - {module}
+        return frozenset(part for part in found - inside_embeddings if not isinstance(part, nn.Conv2d))
+
+    @cached_property
     def strides_apart(self) -> dict[Grid, Sequence[Grid]]:
         """By the grid of the tokens, the strides by which they are still taken apart; empty for most models.
 
@@ -104,13 +119,20 @@ def grids_seen(model: nn.Module) -> Iterator[Layout]:
         yield layout
 
 
-def map_of_grid(output: Tensor, size: Grid) -> Tensor | None:
-    """Arrange ``(B, C, h, w)`` or ``(B, h, w, C)`` as the former; None where neither is a grid over the image."""
-    if _fits(output.shape[2], output.shape[3], size):
-        return output
-    if _fits(output.shape[1], output.shape[2], size):
-        return output.permute(0, 3, 1, 2)
-    return None
+def map_of_grid(output: Tensor, size: Grid, *, channels_last: bool = False) -> Tensor | None:
+    """Arrange ``(B, C, h, w)`` or ``(B, h, w, C)`` as the former.
+
+    Args:
+        output: what a layer returned.
+        size: of the images, ``(H, W)``.
+        channels_last: which it is where it could be both, as a square map with as many channels as rows.
+
+    Returns:
+        A view; None where neither is a grid over the image.
+    """
+    turned = output.permute(0, 3, 1, 2)
+    readings = (turned, output) if channels_last else (output, turned)
+    return next((found for found in readings if _fits(found.shape[2], found.shape[3], size)), None)
 
 
 def map_of_tokens(tokens: Tensor, size: Grid, prefix: int | None, layout: Layout | None, name: str) -> Tensor | None:

@@ -29,8 +29,9 @@ class TargetLayer:
         """Arrange the layer's output as ``(B, C, h, w)``.
 
         Channels-first and channels-last maps are told apart by their shape: both strides of a feature grid over the
-        image are equal. Tokens are ``(B, T, C)`` or, as in CLIP, ``(T, B, C)``; class, distillation and register tokens
-        stand in front and are left out.
+        image are equal. One that could be both, such as a square one with as many channels as rows, is channels-last
+        where the model says so (``output_fmt`` of timm) and channels-first elsewhere. Tokens are ``(B, T, C)`` or, as
+        in CLIP, ``(T, B, C)``; class, distillation and register tokens stand in front and are left out.
 
         Args:
             output: what the layer returned (or the gradient of the score with respect to it).
@@ -47,7 +48,8 @@ class TargetLayer:
         batch, size = images.shape[0], (images.shape[-2], images.shape[-1])
         found = None
         if output.ndim == 4 and output.shape[0] == batch:
-            found = map_of_grid(output, size)
+            declared = layout is not None and self.module in layout.declared.channels_last
+            found = map_of_grid(output, size, channels_last=declared)
         elif output.ndim == 3:
             tokens = output if output.shape[0] == batch else output.transpose(0, 1)
             if tokens.shape[0] == batch:

@@ -3,6 +3,7 @@
 from itertools import product
 
 import pytest
+import timm
 import torch
 from timm.models.hiera import Reroll, Unroll
 from torch import nn
@@ -183,3 +184,19 @@ def test_an_output_of_hugging_face_keeps_its_type_and_the_other_entries():
     network, shown = seeded(Encoded(8, wrap=wrap)), noise_images(2, 32)
     assert (capture(network, "layer", shown, 2).gradients != 0).all()
     assert kinds == [(BaseModelOutput, ("kept",), True)]
+
+
+@pytest.mark.parametrize("layer", ["layers.0", "layers.0.blocks.0.norm1", "patch_embed", "patch_embed.proj"])
+def test_a_map_with_as_many_channels_as_rows_is_read_as_the_model_says(layer):
+    options = {"img_size": 96, "embed_dim": 24, "window_size": 6, "depths": (2, 2), "num_heads": (1, 2)}
+    network = seeded(timm.create_model("swin_tiny_patch4_window7_224", num_classes=4, **options)).eval()
+    kept = []
+    with network.get_submodule(layer).register_forward_hook(
+        lambda _module, _args, output: kept.append(output.detach())
+    ):
+        network(images(96, 96))
+    assert kept[0].shape[1:] == (24, 24, 24)
+    expected = kept[0] if layer == "patch_embed.proj" else kept[0].permute(0, 3, 1, 2)
+    found = capture(network, layer, images(96, 96), 0).activations
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(found, found.transpose(1, 3), atol=1e-2), "one of them is wrong"
