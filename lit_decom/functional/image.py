@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lit_decom.functional.base import check_option
 
 Blend = Literal["convex", "maximum"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 def min_max_normalize(maps: Tensor) -> Tensor:
@@ -36,20 +37,26 @@ def min_max_normalize(maps: Tensor) -> Tensor:
     return (maps - low) / span.masked_fill(constant, torch.inf)
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps bicubically, as two small matrix products.
+def upsample(maps: Tensor, size: tuple[int, int], mode: Interpolation = "bicubic") -> Tensor:
+    """Resize maps, as two small matrix products.
 
-    The same numbers as ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)``, many times faster on a
-    CPU for maps of a few positions. Bicubic interpolation overshoots: a non-negative map may get small negative values.
+    The same numbers as ``torch.nn.functional.interpolate(mode=mode, align_corners=False)``, many times faster on a CPU
+    for maps of a few positions. Bicubic interpolation overshoots: a non-negative map may get small negative values.
 
     Args:
         maps: maps ``(..., h, w)``.
         size: ``(H, W)``.
+        mode: ``"bicubic"``, or ``"bilinear"`` where a publication says so.
 
     Returns:
         Maps ``(..., H, W)``.
+
+    Raises:
+        ValueError: if the mode is unknown.
     """
-    return _separable(_bicubic_matrix(maps.shape[-2], size[0]), maps, _bicubic_matrix(maps.shape[-1], size[1]))
+    check_option("mode", mode, Interpolation)
+    rows, columns = (_resizing_matrix(n, out, mode) for n, out in zip(maps.shape[-2:], size, strict=True))
+    return _separable(rows, maps, columns)
 
 
 def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
@@ -118,11 +125,11 @@ def _separable(rows: Tensor, images: Tensor, columns: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _bicubic_matrix(n: int, size: int) -> Tensor:
+def _resizing_matrix(n: int, size: int, mode: Interpolation) -> Tensor:
     # Outside inference mode, since the cached tensor may meet autograd later.
     with torch.inference_mode(mode=False):
         columns = torch.eye(n, dtype=torch.float64)[None, :, :, None]
-        resized = F.interpolate(columns, size=(size, 1), mode="bicubic", align_corners=False)
+        resized = F.interpolate(columns, size=(size, 1), mode=mode, align_corners=False)
         return resized[0, :, :, 0].T.contiguous()
 
 

@@ -11,8 +11,6 @@ from lit_decom.evidence import Capture
 from lit_decom.functional.base import blank_broken, check_option, widened
 from lit_decom.functional.faithfulness import (
     FollowedClass,
-    MaskSpace,
-    Substrate,
     adcc,
     average_drop,
     average_gain,
@@ -20,6 +18,7 @@ from lit_decom.functional.faithfulness import (
     complexity,
 )
 from lit_decom.functional.image import min_max_normalize
+from lit_decom.functional.masking import MaskSpace, Substrate
 from lit_decom.functional.stability import coherency
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.masking import MaskedMetric

@@ -8,16 +8,9 @@ from torch import Tensor
 
 from lit_decom.evidence import Capture
 from lit_decom.functional.base import blank_broken, check_option
-from lit_decom.functional.faithfulness import (
-    FollowedClass,
-    MaskSpace,
-    Quantity,
-    Substrate,
-    class_scores,
-    substrate_images,
-    target_classes,
-)
+from lit_decom.functional.faithfulness import FollowedClass, Quantity, class_scores, target_classes
 from lit_decom.functional.insertion_deletion import Curve, area_under_curve, perturbation_logits
+from lit_decom.functional.masking import MaskSpace, Substrate, substrate_images
 from lit_decom.metrics.base import PerImageMetric
 
 
@@ -90,7 +83,7 @@ class InsertionAUC(_CurveMetric):
         quantity: ``"probability"``, ``"logit"``, or ``"accuracy"``: the fraction of the curve in which the class is
             the predicted one.
         target: the class followed: ``"predicted"`` by the network in the unaltered image, or the true ``"label"``.
-        substrate: what pixels are put on, as for :func:`lit_decom.functional.faithfulness.substrate_images`.
+        substrate: what pixels are put on, as for :func:`lit_decom.functional.masking.substrate_images`.
         mask_space: the space in which the substrate is made, as there.
         scale_to_image: take the blur's pixels as pixels of an image of 224 and scale them.
         **kwargs: passed to ``torchmetrics.Metric``.

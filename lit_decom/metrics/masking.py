@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lit_decom.evidence import Capture
 from lit_decom.functional.base import check_option, has_order, widened
-from lit_decom.functional.faithfulness import MaskSpace, Substrate, substrate_images
 from lit_decom.functional.image import blend, min_max_normalize
+from lit_decom.functional.masking import MaskSpace, Substrate, substrate_images
 from lit_decom.metrics.base import PerImageMetric
 
 

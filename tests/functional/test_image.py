@@ -11,14 +11,20 @@ def rand(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(
     ("grid", "size"), [((7, 7), (224, 224)), ((3, 5), (30, 64)), ((12, 12), (48, 48)), ((8, 6), (4, 3))]
 )
-def test_upsampling_is_bicubic_interpolation(grid, size):
+def test_upsampling_is_interpolation(grid, size, mode):
     maps = rand(2, 3, *grid) - 0.3
-    expected = F.interpolate(maps, size=size, mode="bicubic", align_corners=False)
+    expected = F.interpolate(maps, size=size, mode=mode, align_corners=False)
     # sixteen products of weights up to 1.3 and values up to 1, in float32 and in another order
-    torch.testing.assert_close(upsample(maps, size), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(upsample(maps, size, mode), expected, rtol=0, atol=1e-5)
+
+
+def test_an_unknown_interpolation_is_refused():
+    with pytest.raises(ValueError, match="`mode` to be one of 'bicubic', 'bilinear', but got 'nearest'"):
+        upsample(rand(1, 4, 4), (8, 8), "nearest")
 
 
 def test_upsampling_takes_any_leading_dimensions():
