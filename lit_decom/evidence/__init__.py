@@ -1,5 +1,6 @@
 """What one forward and one backward pass leave behind at a layer: all hooks and all autograd of the package."""
 
+from lit_decom.evidence.altered import score_gradients
 from lit_decom.evidence.capture import Capture, capture
 from lit_decom.evidence.fingerprint import Fingerprint, ModelChangedError, fingerprint, refuse_changes
 from lit_decom.evidence.jacobian import combined_gradients
@@ -27,4 +28,5 @@ __all__ = [
     "observing",
     "refuse_changes",
     "resolve_layer",
+    "score_gradients",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_lay
 from lit_decom.evidence.network import Forward, Network, ScoreDtype
 from lit_decom.evidence.observing import observing
 from lit_decom.evidence.recorder import Recorder, arranged, backward, record
+from lit_decom.evidence.tail import Tail
 from lit_decom.evidence.targets import Targets, TargetScore, bind
 from lit_decom.functional.base import widened
 from lit_decom.functional.labels import logits_of_label
@@ -110,6 +112,49 @@ class Capture:
                 part = slice(start, start + self.chunk_size)
                 parts.append(_read(self.network(alter(part), dtype), self.asked, rows[part]))
         return torch.cat(parts)
+
+    def rescore_activations(self, rows: Tensor, alter: Callable[[slice], Tensor]) -> Tensor:
+        """Run the model on altered activations of the layer, made only when their chunk is due.
+
+        What comes before the layer is not run again for each of them, see :class:`lit_decom.evidence.tail.Tail`: an
+        image costs one pass of a chunk of its copies, and one of what follows the layer for every chunk of its altered
+        activations. Submodules that end before the layer begins are the part that is left out, so for a layer inside a
+        block that is what stands before the block and before the layer in it; it is run again where the model's
+        submodules talk to one another past what they return.
+
+        Args:
+            rows: the image ``(n,)`` that each altered map comes from; those of an image one after another.
+            alter: from a slice of ``rows`` to those altered activations ``(m, C, h, w)``. Tokens without a position,
+                where the layer returns some, stay as they are.
+
+        Returns:
+            Logits ``(n, N)``, without gradients; no hook of ours is on the model.
+
+        Raises:
+            RuntimeError: if the model's weights have changed since the capture.
+        """
+        parts, end = [self.logits.new_zeros(0, self.logits.shape[1])], 0
+        with observing(self.model), torch.no_grad():
+            for row, own in groupby(rows.tolist()):
+                count = len(list(own))
+                start, end, size = end, end + count, min(count, self.chunk_size)
+                tail = Tail(self.network, self.layer, self.images[row].expand(size, -1, -1, -1))
+                for begin in range(start, end, size):
+                    part = slice(begin, min(begin + size, end))
+                    parts.append(_read(tail(alter(part)), self.asked, rows[part]))
+        return torch.cat(parts)
+
+    def target_scores(self, output: Tensor, rows: Tensor) -> Tensor:
+        """Read what the network returns for some altered images as their target scores.
+
+        Args:
+            output: ``(n, N)``, of :attr:`network`.
+            rows: the image ``(n,)`` that each comes from.
+
+        Returns:
+            ``(n,)``.
+        """
+        return self.score(_read(output, self.asked, rows), rows)
 
     def relogits(self, altered: Tensor) -> Tensor:
         """Run the model on ``M`` altered versions of every image.

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import CheckpointError
 from lit_decom.evidence.grids import Layout, grids_seen
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError
 from lit_decom.evidence.network import Forward, ForwardError, Network
-from lit_decom.evidence.outputs import first_tensor
+from lit_decom.evidence.outputs import PlacedTensor, first_tensor
 from lit_decom.evidence.targets import TargetScore
 from lit_decom.functional.base import widened
 
@@ -66,14 +66,15 @@ class Recorder:
     """A forward hook that cuts the graph at a layer: what follows depends on a leaf, what came before is forgotten.
 
     Args:
-        layer: the layer; :attr:`leaf` is what it returned in the last run, and :attr:`layout` what the forward pass had
-            shown of the feature grid by then.
+        layer: the layer; :attr:`leaf` is what it returned in the last run, :attr:`placed` the output
+            that it was found in, and :attr:`layout` what the forward pass had shown of the feature grid by then.
     """
 
     def __init__(self, layer: TargetLayer) -> None:
         self.layer = layer
         self.calls = 0
         self.leaf = torch.empty(0)
+        self.placed = PlacedTensor(self.leaf, self.leaf)
         self.layout: Layout | None = None
         self._seen: Layout | None = None
 
@@ -118,6 +119,7 @@ class Recorder:
             raise TargetLayerError(
                 f"Expected `target_layer` {self.layer.name!r} to return a tensor, but got {type(output).__name__}."
             )
+        self.placed = place
         self.layout = None if self._seen is None else self._seen.until_now()
         with torch.enable_grad():
             # Clones, since in-place operations may follow, on what went into the layer as on what came out of it.
