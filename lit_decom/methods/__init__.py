@@ -1,16 +1,20 @@
 """Explanation methods, each a function of one capture."""
 
+from lit_decom.methods.ablation import AblationCAM
 from lit_decom.methods.base import CAM, METHODS, ComponentMethod, register
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.methods.decomposition import Decomposition
 from lit_decom.methods.eigen import EigenCAM, EigenGradCAM
 from lit_decom.methods.gradient import GradCAM, GradCAMPP, HiResCAM, LayerCAM, XGradCAM
+from lit_decom.methods.masked import ScoreCAM, ScoreCAMPP
+from lit_decom.methods.opti_cam import OptiCAM
 from lit_decom.methods.presets import PRESETS, Preset
 
 __all__ = [
     "CAM",
     "METHODS",
     "PRESETS",
+    "AblationCAM",
     "ComponentMethod",
     "DecomCAM",
     "Decomposition",
@@ -20,7 +24,10 @@ __all__ = [
     "GradCAMPP",
     "HiResCAM",
     "LayerCAM",
+    "OptiCAM",
     "Preset",
+    "ScoreCAM",
+    "ScoreCAMPP",
     "XGradCAM",
     "register",
 ]

@@ -9,13 +9,18 @@ import torch
 from lit_decom import CAM, METHODS, capture
 from lit_decom.evidence import ForwardError
 from lit_decom.functional.factorisation import FACTORISERS
-from lit_decom.methods import DecomCAM, register
+from lit_decom.methods import AblationCAM, DecomCAM, OptiCAM, register
 from tests.helpers.networks import Faulty, SmallCNN, noise_images, seeded
 from tests.helpers.rounding import map_tolerance
 
 # Hyperparameters for a layer of twelve channels.
 SETTINGS: dict[str, dict[str, Any]] = {"decom_cam": {"n_components": 4}} | {
     f"decom_cam {name}": {"n_components": 4, "decomposition": name} for name in FACTORISERS
+}
+SETTINGS |= {
+    "score_cam softmax": {"weighting": "softmax", "top_k": 4},
+    "opti_cam": {"max_iterations": 10},
+    "opti_cam difference": {"max_iterations": 10, "loss": "difference"},
 }
 every_method = pytest.mark.parametrize("name", sorted({*METHODS, *SETTINGS}))
 
@@ -32,6 +37,12 @@ def tolerance_of(method, evidence):
     """What float32 loses when sums are taken in another order, per image: a hundred units in the last place."""
     if isinstance(method, DecomCAM):
         return map_tolerance(method.decompose(evidence), method, score_error=2e-6, map_error=1e-5)
+    if isinstance(method, OptiCAM):
+        # Adam divides each gradient by its own size, and each step begins where the last one ended.
+        return 1e-4 * method(evidence).amax(dim=(1, 2))
+    if isinstance(method, AblationCAM):
+        # A weight is the difference of two scores, over one of them.
+        return 1e-5 * evidence.activations.abs().sum(dim=1).amax(dim=(1, 2))
     return 1e-5 * method(evidence).amax(dim=(1, 2))
 
 
