@@ -9,23 +9,27 @@ from lit_decom.methods.gradient import GradCAM, GradCAMPP, HiResCAM, LayerCAM, X
 from lit_decom.methods.masked import ScoreCAM, ScoreCAMPP
 from lit_decom.methods.opti_cam import OptiCAM
 from lit_decom.methods.presets import PRESETS, Preset
+from lit_decom.methods.uninformed import CenterCAM, FakeCAM, RandomCAM
 
 __all__ = [
     "CAM",
     "METHODS",
     "PRESETS",
     "AblationCAM",
+    "CenterCAM",
     "ComponentMethod",
     "DecomCAM",
     "Decomposition",
     "EigenCAM",
     "EigenGradCAM",
+    "FakeCAM",
     "GradCAM",
     "GradCAMPP",
     "HiResCAM",
     "LayerCAM",
     "OptiCAM",
     "Preset",
+    "RandomCAM",
     "ScoreCAM",
     "ScoreCAMPP",
     "XGradCAM",

@@ -33,6 +33,9 @@ class AverageDrop(MaskedMetric):
 
     See :func:`lit_decom.functional.faithfulness.average_drop`. Undefined where a map is not finite or constant.
 
+    FakeCAM (:class:`lit_decom.methods.FakeCAM`), which knows nothing, wins this score: it asks how little a map hides.
+    Read it beside :class:`AverageGain` or :class:`Complexity`, which it loses.
+
     Args:
         target: the class followed: ``"predicted"`` by the network in the unaltered image, or the true ``"label"``.
         mask_space: see :class:`Masking`.
@@ -89,6 +92,9 @@ class AverageIncrease(AverageDrop):
     """Fraction of images whose class probability rises when only the highlighted region is shown; higher is better.
 
     See :func:`lit_decom.functional.faithfulness.average_increase`. Its arguments are those of :class:`AverageDrop`.
+
+    FakeCAM (:class:`lit_decom.methods.FakeCAM`), which knows nothing, can win this score: however little the
+    probability rises, it counts, so hiding a pixel that does not matter wins about every second image.
 
     Example:
         >>> metric = AverageIncrease()
@@ -175,6 +181,9 @@ class Coherency(_CoherencyMetric):
     """Mean agreement of each map with the map of the image seen through it (ADCC); higher is better.
 
     See :func:`lit_decom.functional.stability.coherency`, also for where it is undefined.
+
+    Every map that does not depend on the image wins this score, FakeCAM (:class:`lit_decom.methods.FakeCAM`) and
+    ``CenterCAM`` among them. :class:`ADCC` weighs it against how much a map shows.
 
     Args:
         second_class: what the second map explains: the score ``"explained"`` in the image itself (a class, the contrast

@@ -7,7 +7,16 @@ import torch
 
 from lit_decom import METHODS, capture
 from lit_decom.functional.cam import channel_weights
-from tests.helpers.networks import Patches, SmallCNN, golden, noise_images, plain_evidence, seeded, transformer
+from tests.helpers.networks import (
+    Flattening,
+    Patches,
+    SmallCNN,
+    golden,
+    noise_images,
+    plain_evidence,
+    seeded,
+    transformer,
+)
 
 PICTURE = torch.zeros(1, 3, 8, 8)
 PICTURE[0, 0, 0:2, 0:2] = 1.0
@@ -110,6 +119,29 @@ def test_class_weighted_channel_maps_agree_with_captum(which):
     # the sum over channels of both signs is smaller than what it sums
     atol = 1e-5 * found.abs().sum(dim=1).max().item()
     torch.testing.assert_close(METHODS["grad_cam"]()(evidence), summed[:, 0].detach(), rtol=0, atol=atol)
+
+
+def test_with_pooling_and_a_linear_head_gradient_times_activation_sums_to_the_logit_less_its_bias():
+    network, images, targets = seeded(SmallCNN()), noise_images(), torch.tensor([3, 0, 4, 1])
+    evidence = capture(network, "stage2", images, targets)
+    terms = evidence.gradients * evidence.activations
+    expected = evidence.logits[torch.arange(4), targets] - network.head.bias.detach()[targets]
+    atol = 1e-5 * terms.abs().sum(dim=(1, 2, 3)).max().item()
+    torch.testing.assert_close(terms.sum(dim=(1, 2, 3)), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("name", ["hi_res_cam", "layer_cam"])
+def test_what_the_network_does_not_read_is_exactly_zero(name):
+    # The dead zone of "CAM-based methods can see through walls" (arXiv 2404.01964): a head without weights there.
+    network = seeded(Flattening())
+    with torch.no_grad():
+        network.head.weight.view(5, 12, 8, 8)[:, :, 4:] = 0
+    evidence = capture(network, "stage2", noise_images(), "predicted")
+    assert evidence.activations[:, :, 4:].any()
+    found = METHODS[name]()(evidence)
+    assert found[:, :4].flatten(1).any(dim=1).all()
+    assert not found[:, 4:].any()
+    assert METHODS["grad_cam_pp"]()(evidence)[:, 4:].any(), "one weight for a whole channel does see it"
 
 
 def test_baselines_explain_tokens():

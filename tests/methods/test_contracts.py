@@ -22,6 +22,8 @@ SETTINGS |= {
     "opti_cam": {"max_iterations": 10},
     "opti_cam difference": {"max_iterations": 10, "loss": "difference"},
 }
+# The same map whatever the evidence is, as long as it is finite.
+BLIND = {"center_cam", "fake_cam"}
 every_method = pytest.mark.parametrize("name", sorted({*METHODS, *SETTINGS}))
 
 
@@ -94,7 +96,7 @@ def test_zero_evidence_gives_zero_maps_and_no_nan(name, field):
     blank = dataclasses.replace(evidence, **{f: torch.zeros_like(getattr(evidence, f)) for f in fields})
     maps = make(name)(blank)
     assert maps.isfinite().all()
-    if "activations" in fields:
+    if "activations" in fields and name not in BLIND:
         assert not maps.any()
 
 
