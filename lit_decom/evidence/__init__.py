@@ -3,7 +3,7 @@
 from lit_decom.evidence.altered import score_gradients
 from lit_decom.evidence.capture import Capture, capture
 from lit_decom.evidence.fingerprint import Fingerprint, ModelChangedError, fingerprint, refuse_changes
-from lit_decom.evidence.jacobian import combined_gradients
+from lit_decom.evidence.jacobian import class_gradients, combined_gradients
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
 from lit_decom.evidence.network import Forward, ForwardError, ScoreDtype
 from lit_decom.evidence.observing import observing
@@ -22,6 +22,7 @@ __all__ = [
     "TargetScore",
     "Targets",
     "capture",
+    "class_gradients",
     "combined_gradients",
     "find_target_layer",
     "fingerprint",

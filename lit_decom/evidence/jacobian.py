@@ -1,5 +1,6 @@
 """What a layer does for combinations of the classes: vector-Jacobian products, one backward pass for each."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from lit_decom.evidence.capture import Capture
 from lit_decom.evidence.observing import observing
 from lit_decom.evidence.recorder import Recorder, arranged, gradients
+from lit_decom.evidence.targets import TargetScore
+from lit_decom.functional.labels import logits_of_label
 
 
 def combined_gradients(evidence: Capture, images: Tensor, combinations: Tensor) -> Tensor:
@@ -34,17 +37,45 @@ def combined_gradients(evidence: Capture, images: Tensor, combinations: Tensor) 
         raise ValueError(f"Expected `combinations` to be ({n_classes}, K), but got {tuple(combinations.shape)}.")
     if combinations.shape[1] == 0:
         return evidence.activations.new_zeros(len(images), 0, channels)
+    return _products(evidence, images, [partial(_combined, weights) for weights in combinations.T])
+
+
+def class_gradients(evidence: Capture, classes: Tensor) -> Tensor:
+    """Differentiate the logits of several classes of each image with respect to each channel of the layer.
+
+    One forward pass and K backward passes that end at the layer; the gradient of a channel is summed over positions.
+
+    Args:
+        evidence: a capture of the model; layer, images, reading of the logits and weights are its.
+        classes: ``(B, K)``, of each image of the capture.
+
+    Returns:
+        ``(B, K, C)``, on the device of the evidence.
+
+    Raises:
+        RuntimeError: if the model's weights have changed since the capture.
+    """
+    asked = evidence.asked
+
+    def picked(own: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        read = logits if asked is None else logits_of_label(logits, asked[rows])
+        return read.gather(1, own[rows, None]).squeeze(1)
+
+    return _products(evidence, evidence.images, [partial(picked, own) for own in classes.T])
+
+
+def _products(evidence: Capture, images: Tensor, scores: Sequence[TargetScore]) -> Tensor:
+    """Gradients of several scores of each image, summed over positions, ``(B, K, C)``."""
     with observing(evidence.model):
         images = images.to(evidence.images)
         recorder = Recorder(evidence.layer)
         logits = recorder.run(evidence.network, images)
-        scores = [partial(_combined, weights) for weights in combinations.to(logits).T]
         to_map = arranged(recorder, evidence.network, images)
         found = gradients(evidence.network, recorder, images, logits, scores)
-        nothing = evidence.activations.new_zeros(len(images), channels)
+        nothing = evidence.activations.new_zeros(len(images), evidence.activations.shape[1])
         products = [nothing if one is None else to_map(one).sum(dim=(2, 3)) for one in found]
         return torch.stack(products, dim=1)
 
 
 def _combined(weights: Tensor, logits: Tensor, _rows: Tensor) -> Tensor:
-    return logits @ weights
+    return logits @ weights.to(logits)

@@ -5,6 +5,7 @@ from lit_decom.methods.base import CAM, METHODS, ComponentMethod, register
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.methods.decomposition import Decomposition
 from lit_decom.methods.eigen import EigenCAM, EigenGradCAM
+from lit_decom.methods.fused import FMGCAM, ClassMaps
 from lit_decom.methods.gradient import GradCAM, GradCAMPP, HiResCAM, LayerCAM, XGradCAM
 from lit_decom.methods.masked import ScoreCAM, ScoreCAMPP
 from lit_decom.methods.opti_cam import OptiCAM
@@ -13,10 +14,12 @@ from lit_decom.methods.uninformed import CenterCAM, FakeCAM, RandomCAM
 
 __all__ = [
     "CAM",
+    "FMGCAM",
     "METHODS",
     "PRESETS",
     "AblationCAM",
     "CenterCAM",
+    "ClassMaps",
     "ComponentMethod",
     "DecomCAM",
     "Decomposition",
