@@ -45,7 +45,7 @@ class DecomCAM(ComponentMethod):
 
     The weighted maps of the channels that matter most for the target are decomposed into orthogonal components. The
     image is shown to the network through each of them over its blurred self, and the components are integrated by how
-    well the target scores there. The paper and the three released codes do this in four different ways: ``integration``
+    well the target scores there. The paper and the released codes do this in different ways: ``integration``
     names one, and every field below it, where given, replaces that preset's. The released codes re-quantise the
     composed image to bytes; no preset here does. Their branch for more than 500 channels, another algorithm, is left
     out as well.
@@ -54,8 +54,9 @@ class DecomCAM(ComponentMethod):
         n_components: how many components; the default is lowered, with a warning, where a layer has less. A fraction
             asks for as many as explain that share of the energy of each image, at most ``max_components``.
         top_p: how many channels; more than there are means all of them. None: the preset's.
-        integration: ``"paper"``, ``"v25"``, ``"notebook"``, ``"predecessor"`` or ``"relu_gain"`` (ours: the paper's
-            with weights ``relu(gain) / sum relu(gain)``, comparable over images and epochs).
+        integration: ``"paper"``, ``"v25"``, ``"notebook"``, ``"predecessor"``, ``"predecessor_pp"`` (Decom-CAM++: the
+            predecessor with the channel weights of Grad-CAM++, the variant that its evaluation ran) or ``"relu_gain"``
+            (ours: the paper's with weights ``relu(gain) / sum relu(gain)``, comparable over images and epochs).
         max_components: the cap where ``n_components`` is a fraction.
         score_dtype: precision of the masked forward passes alone. ``"bfloat16"`` is several times faster on hardware
             that has it and keeps the ranking of the contributions; the decomposition stays in float32 or better.

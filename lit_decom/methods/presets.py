@@ -1,4 +1,4 @@
-"""The four published readings of DecomCAM, and ours, as values of one set of fields."""
+"""The published readings of DecomCAM, and ours, as values of one set of fields."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +7,7 @@ from lit_decom.functional.cam import ChannelWeight
 from lit_decom.functional.decomposition import ComponentWeighting, SignRule
 from lit_decom.functional.image import Blend
 
-Integration = Literal["paper", "v25", "notebook", "predecessor", "relu_gain"]
+Integration = Literal["paper", "v25", "notebook", "predecessor", "predecessor_pp", "relu_gain"]
 BlendSpace = Literal["input", "unit"]
 
 
@@ -64,6 +64,22 @@ _PAPER = Preset(
     top_p=100,  # the notebook's; the paper's is unknown to us
 )
 
+_PREDECESSOR = Preset(
+    channel_weight="mean",
+    positive_only=False,
+    centred=True,
+    sign="largest_entry",
+    composite="maximum",
+    composite_space="unit",
+    blur_sigma=10.0,
+    blur_scaled=False,
+    blur_truncate=4.0,
+    subtract_reference=True,
+    score_threshold=_NO_THRESHOLD,
+    weighting="softmax_gain",
+    top_p=100,
+)
+
 PRESETS: dict[Integration, Preset] = {
     "paper": _PAPER,
     "relu_gain": Preset(**{**vars(_PAPER), "weighting": "relu_gain"}),
@@ -97,19 +113,6 @@ PRESETS: dict[Integration, Preset] = {
         weighting="maximum",
         top_p=100,
     ),
-    "predecessor": Preset(
-        channel_weight="mean",
-        positive_only=False,
-        centred=True,
-        sign="largest_entry",
-        composite="maximum",
-        composite_space="unit",
-        blur_sigma=10.0,
-        blur_scaled=False,
-        blur_truncate=4.0,
-        subtract_reference=True,
-        score_threshold=_NO_THRESHOLD,
-        weighting="softmax_gain",
-        top_p=100,
-    ),
+    "predecessor": _PREDECESSOR,
+    "predecessor_pp": Preset(**{**vars(_PREDECESSOR), "channel_weight": "grad_cam_pp"}),
 }

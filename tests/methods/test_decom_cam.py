@@ -14,7 +14,7 @@ from lit_decom.methods.decom_cam import _has_bfloat16
 from tests.helpers.networks import Drawing, HalfByHand, Patches, SmallCNN, golden, noise_images, seeded
 from tests.helpers.rounding import magnification, map_tolerance
 
-PRESETS = ("paper", "v25", "notebook", "predecessor", "relu_gain")
+PRESETS = ("paper", "v25", "notebook", "predecessor", "predecessor_pp", "relu_gain")
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
 needs_bfloat16 = pytest.mark.skipif(not _has_bfloat16(torch.device("cpu")), reason="slow and warned about here")
 
@@ -441,7 +441,7 @@ def test_decomposing_draws_nothing_for_others():
 # ----- settings
 
 
-@pytest.mark.parametrize("preset", ["notebook", "predecessor"])
+@pytest.mark.parametrize("preset", ["notebook", "predecessor", "predecessor_pp"])
 @pytest.mark.parametrize("known", [{}, {"mean": MEAN}, {"std": STD}])
 def test_presets_that_work_in_the_unit_range_need_mean_and_std(preset, known):
     evidence = capture(seeded(SmallCNN()), "stage2", noise_images(), 0, **known)
