@@ -5,6 +5,7 @@ from lit_decom.methods.base import CAM, METHODS, ComponentMethod, register
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.methods.decomposition import Decomposition
 from lit_decom.methods.eigen import EigenCAM, EigenGradCAM
+from lit_decom.methods.feature_factorization import Concepts, DeepFeatureFactorization
 from lit_decom.methods.fused import FMGCAM, ClassMaps
 from lit_decom.methods.gradient import GradCAM, GradCAMPP, HiResCAM, LayerCAM, XGradCAM
 from lit_decom.methods.masked import ScoreCAM, ScoreCAMPP
@@ -21,8 +22,10 @@ __all__ = [
     "CenterCAM",
     "ClassMaps",
     "ComponentMethod",
+    "Concepts",
     "DecomCAM",
     "Decomposition",
+    "DeepFeatureFactorization",
     "EigenCAM",
     "EigenGradCAM",
     "FakeCAM",
