@@ -43,7 +43,7 @@ def confidence_strata(logits: Tensor, n_bins: int = 10) -> Tensor:
         tensor([5, 9])
     """
     confidence = logits.float().softmax(dim=1).amax(dim=1)
-    return _bin(confidence, n_bins).where(_answered(logits), NO_STRATUM)
+    return bins_of(confidence, n_bins).where(_answered(logits), NO_STRATUM)
 
 
 def class_accuracy_strata(logits: Tensor, labels: Tensor, class_accuracy: Tensor, n_bins: int = 10) -> Tensor:
@@ -76,7 +76,26 @@ def class_accuracy_strata(logits: Tensor, labels: Tensor, class_accuracy: Tensor
         )
     accuracy = class_accuracy.to(logits.device)[labels.to(logits.device)]
     counted = (correctness_strata(logits, labels) == 0) & ~accuracy.isnan()
-    return _bin(accuracy, n_bins).where(counted, NO_STRATUM)
+    return bins_of(accuracy, n_bins).where(counted, NO_STRATUM)
+
+
+def bins_of(fractions: Tensor, n_bins: int) -> Tensor:
+    """Bin fractions ``f``: bin ``min(n - 1, floor(n f))``; NaN goes to the first one.
+
+    Args:
+        fractions: ``(B,)`` in [0, 1].
+        n_bins: number of bins over [0, 1].
+
+    Returns:
+        ``(B,)`` int64.
+
+    Example:
+        >>> import torch
+        >>> bins_of(torch.tensor([0.0, 0.3, 1.0]), 10)
+        tensor([0, 3, 9])
+    """
+    # the small constant keeps 13/22 in bin 13 of 22, which float32 would round down
+    return (fractions.nan_to_num() * n_bins + 1e-5).long().clamp(0, n_bins - 1)
 
 
 def bin_names(prefix: str, n_bins: int) -> tuple[str, ...]:
@@ -101,11 +120,6 @@ def bin_names(prefix: str, n_bins: int) -> tuple[str, ...]:
     digits = 1 if 10 % n_bins == 0 else 2
     edges = [f"{i / n_bins:.{digits}f}" for i in range(n_bins + 1)]
     return tuple(f"{prefix}_{low}_{high}" for low, high in pairwise(edges))
-
-
-def _bin(fractions: Tensor, n_bins: int) -> Tensor:
-    # the small constant keeps 13/22 in bin 13 of 22, which float32 would round down
-    return (fractions.nan_to_num() * n_bins + 1e-5).long().clamp(0, n_bins - 1)
 
 
 def _answered(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_decom.functional.bca import statistic_interval, weighted_interval
 from lit_decom.functional.intervals import (
     MIN_IMAGES,
+    MOST_DRAWN,
     difference_intervals,
     draws,
     mean_intervals,
@@ -486,3 +487,18 @@ def test_settings_out_of_range_are_refused():
         share_difference_intervals(ones, torch.ones(10, 2))
     with pytest.raises(ValueError, match="same number of columns, but got 1 and 2"):
         difference_intervals(values, torch.ones(10, 2))
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_the_interval_of_very_many_images_is_students_and_covers(kind):
+    n = MOST_DRAWN + 1
+    values, truth = sample(kind, n)
+    ends = mean_intervals(values)
+    assert coverage(ends, truth) >= COVERS
+    few = values[:, :3].numpy()
+    expected = stats.t.interval(0.95, n - 1, few.mean(axis=0), stats.sem(few, axis=0))
+    assert torch.allclose(ends[:3], torch.from_numpy(np.stack(expected, axis=1)), rtol=1e-9)
+    drawn = mean_intervals(values[:MOST_DRAWN, :50])
+    widths = drawn[:, 1] - drawn[:, 0]
+    apart = (mean_intervals(values[:, :50]) - drawn).abs().amax(dim=1)
+    assert (apart < 0.2 * widths).all(), "no step where the rule changes, but for one image more and the draws"
