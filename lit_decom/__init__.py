@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_decom.callbacks import DecomCAMCallback, Execution, Log
+    from lit_decom.comparison import compare
     from lit_decom.components import Components
     from lit_decom.evaluation import evaluate
     from lit_decom.evidence import Capture, capture, find_target_layer, observing
@@ -30,6 +31,7 @@ _HOMES = {
     "Scoring": "scoring",
     "ZeroShotClassifier": "models",
     "capture": "evidence",
+    "compare": "comparison",
     "evaluate": "evaluation",
     "explain": "explainer",
     "find_target_layer": "evidence",
@@ -51,6 +53,7 @@ __all__ = [
     "Scoring",
     "ZeroShotClassifier",
     "capture",
+    "compare",
     "evaluate",
     "explain",
     "find_target_layer",

@@ -19,6 +19,7 @@ _LIGHTNING_COMMANDS = {
     "fit": "train, and explain the network at every validation",
     "validate": "print the scores of a checkpoint's explanations over the validation images",
     "test": "the same over the test images",
+    "compare": "compare explanation methods on a whole data set, with intervals and cost",
 }
 _OWN_COMMANDS = {
     "configs": ("lit_decom.shipped_configs", "list the configurations that come with the package, or copy one"),
@@ -60,7 +61,9 @@ def _dispatch(words: list[str]) -> None:
     words = [word for word in words if word != "--debug"]
     _find_modules_in_working_directory()
     name = words[0] if words else ""
-    if name in _LIGHTNING_COMMANDS or name.split("=")[0] in ("-c", "--config"):
+    if name == "compare":
+        _run_compare(words, debug=debug)
+    elif name in _LIGHTNING_COMMANDS or name.split("=")[0] in ("-c", "--config"):
         _run_lightning(words, debug=debug)
     elif name in _OWN_COMMANDS:
         _run_own(name, words, debug=debug)
@@ -68,6 +71,15 @@ def _dispatch(words: list[str]) -> None:
         _parser().print_help()
     else:
         _refuse(name)
+
+
+def _run_compare(words: list[str], *, debug: bool) -> None:
+    from lit_decom.comparing import EXPECTED_ERRORS, run
+
+    try:
+        run(words, debug=debug)
+    except EXPECTED_ERRORS as error:
+        _explain(words[0], error, debug=debug)
 
 
 def _run_lightning(words: list[str], *, debug: bool) -> None:

@@ -163,12 +163,12 @@ def run(words: Sequence[str], *, debug: bool = False, cli: type[LitDecomCLI] = L
         debug: whether a wrong option raises, where it otherwise ends the process with a message.
         cli: what runs it.
     """
-    _hush()
+    hush()
     with parsing(words, debug=debug):
         cli(**cli_settings("lit-decom"), save_config_callback=KeepConfig)
 
 
-def _hush() -> None:
+def hush() -> None:
     """Leave out what Lightning says to its own developers, and its advertisement."""
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")

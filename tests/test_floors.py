@@ -18,10 +18,10 @@ FLOORS = (
     {"methods", "metrics"},
     {"components", "concepts", "records", "scoring"},
     {"explainer", "data", "tasks", "sinks", "tables", "report", "run_names", "dashboard", "shipped_configs"},
-    {"evaluation", "observer"},
+    {"comparison", "evaluation", "observer"},
     {"callbacks"},
     {"fitting"},
-    {"sweep", "replaying"},
+    {"sweep", "replaying", "comparing"},
     {"cli"},
     {"__main__"},
 )

@@ -9,13 +9,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from lit_decom.callbacks.eight_bit import EightBit
 from lit_decom.callbacks.trainer_access import has_validation, this_process
 from lit_decom.evidence import observing
 from lit_decom.isolation import isolated_random_state
 from lit_decom.probe import NoImagesError, Probe, Unpack, normalisation_of
+from lit_decom.probe.loaders import names_beside, owners_of
 
 
 def read_probe(
@@ -49,7 +50,7 @@ def read_probe(
             with _as_in_validation(trainer, pl_module):
                 find = eight_bit.unpacking(pl_module, unpack)
                 transfer = _Transfer(trainer, pl_module, place)
-                names = _names(loader, trainer)
+                names = names_beside(loader, getattr(trainer, "datamodule", None))
                 probe = Probe.from_loader(loader, n, seed, unpack=find, transfer=transfer, **names)
         except NoImagesError as error:
             nothing.append(_said(loader, error))
@@ -77,31 +78,11 @@ class _Transfer:
         return self._trainer.strategy.batch_to_device(batch, self._device, dataloader_idx=self._place)
 
 
-def _names(loader: Any, trainer: pl.Trainer) -> dict[str, Any]:
-    """Names of classes and parts; what the datamodule says goes before what the dataset says."""
-    return {
-        name: value
-        for source in _owners(loader, trainer)[::-1]
-        for name in ("class_names", "part_names")
-        if (value := getattr(source, name, None)) is not None and not callable(value)
-    }
-
-
 def _with_normalisation(probe: Probe, loader: Any, trainer: pl.Trainer, eight_bit: EightBit) -> Probe:
     found = eight_bit.normalisation(probe.images.shape[1])
-    for owner in _owners(loader, trainer):
+    for owner in owners_of(loader, getattr(trainer, "datamodule", None)):
         found = normalisation_of(owner, probe.images) if found is None else found
     return probe if found is None else replace(probe, mean=found[0], std=found[1])
-
-
-def _owners(loader: Any, trainer: pl.Trainer) -> list[Any]:
-    """Who may know things about the data: the datamodule before the dataset."""
-    dataset = getattr(loader, "dataset", loader)
-    owners = [getattr(trainer, "datamodule", None), dataset]
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-        owners.append(dataset)
-    return owners
 
 
 def _the_same_everywhere(trainer: pl.Trainer, probe: Probe) -> Probe:

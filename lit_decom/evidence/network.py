@@ -34,10 +34,14 @@ class Network:
         forward: how it is asked: a callable ``(model, images) -> output``, or the name of a submodule that takes
             images; None calls the model. The logits are the output itself, or its attribute or key ``logits``.
         channels_last: whether images and weights are laid out channels-last.
+
+    Attributes:
+        images_seen: how many images it has been asked about, each time they are shown.
     """
 
     def __init__(self, model: nn.Module, forward: Forward | None, *, channels_last: bool) -> None:
         self.model = model
+        self.images_seen = 0
         self._asked = Asked.of(model, forward)
         self._answered = False
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -65,6 +69,7 @@ class Network:
             RuntimeError: if the model was trained on since this network was made.
         """
         self._check_unchanged()
+        self.images_seen += len(images)
         try:
             logits = self._run(images, dtype)
         except RuntimeError:

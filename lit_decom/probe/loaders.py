@@ -59,6 +59,26 @@ def batches_of(loader: Any) -> Iterator[Any]:
     return iter(loader)
 
 
+def owners_of(loader: Any, datamodule: Any = None) -> list[Any]:
+    """List who may know things about the data that a loader gives: the datamodule before the dataset."""
+    dataset = getattr(loader, "dataset", loader)
+    owners = [datamodule, dataset]
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+        owners.append(dataset)
+    return owners
+
+
+def names_beside(loader: Any, datamodule: Any = None) -> dict[str, Any]:
+    """Find the names of classes and parts; what the datamodule says goes before what the dataset says."""
+    return {
+        name: value
+        for source in owners_of(loader, datamodule)[::-1]
+        for name in ("class_names", "part_names")
+        if (value := getattr(source, name, None)) is not None and not callable(value)
+    }
+
+
 def _of_all_processes(sampler: Any) -> Any:
     if not isinstance(sampler, DistributedSampler):
         return sampler

@@ -53,7 +53,7 @@ def read_dataset(
             "The dataset gives another image at the second reading (a random transform?): the probe keeps the first.",
             stacklevel=3,
         )
-    return _together(samples, [str(index) for index in chosen], n) | _names_of(dataset)
+    return together(samples, [str(index) for index in chosen], n) | names_of(dataset)
 
 
 def read_loader(
@@ -105,8 +105,8 @@ def _read_first(
         "sorted, pass `probe=Probe.from_tensors(...)`.",
         stacklevel=4,
     )
-    found = _together([sample for _, _, sample in kept], [str(place) for _, place, _ in kept], n)
-    return found | _names_of(getattr(loader, "dataset", loader))
+    found = together([sample for _, _, sample in kept], [str(place) for _, place, _ in kept], n)
+    return found | names_of(getattr(loader, "dataset", loader))
 
 
 def _what(loader: Any) -> str:
@@ -114,7 +114,7 @@ def _what(loader: Any) -> str:
     return type(loader).__name__ if dataset is None else f"{type(dataset).__name__} in a {type(loader).__name__}"
 
 
-def _together(samples: Sequence[Sample], ids: Sequence[str], n: int) -> dict[str, Any]:
+def together(samples: Sequence[Sample], ids: Sequence[str], n: int) -> dict[str, Any]:
     """Put samples together, at most ``n`` rows; of masks, boxes and parts what every one of them has."""
     samples = samples[: images_within(n, [target["label"] for _, target in samples])]
     sizes = {tuple(image.shape[1:]) for image, _ in samples}
@@ -135,7 +135,7 @@ def _together(samples: Sequence[Sample], ids: Sequence[str], n: int) -> dict[str
     return found
 
 
-def _names_of(dataset: Any) -> dict[str, Any]:
+def names_of(dataset: Any) -> dict[str, Any]:
     """Names of classes and parts that a dataset knows."""
     return {"part_names": attribute(dataset, "part_names"), "class_names": attribute(dataset, "classes")}
 

@@ -3,10 +3,15 @@
 import base64
 import io
 import math
+import re
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
+import matplotlib as mpl
 import torch
+from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +26,24 @@ def data_uri(picture: Image.Image, *, quality: int = _QUALITY) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=quality, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def inline(figure: Figure, colours: Mapping[str, str]) -> Markup:
+    """Draw a figure as a part of a page, with the page's colours, light or dark.
+
+    Args:
+        figure: drawn in black and the given colours.
+        colours: by a colour of the figure the name of the page's own, such as ``--c1``.
+    """
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
+    drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", file.getvalue().partition("<svg")[2])
+    for colour, name in colours.items():
+        drawn = drawn.replace(colour, f"var({name})")
+    return Markup(f'<svg class="still" fill="var(--ink)"{drawn}')
 
 
 def photo(image: Tensor) -> Image.Image:

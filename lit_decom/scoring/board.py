@@ -13,17 +13,15 @@ from lit_decom import keys
 from lit_decom.evidence import Capture
 from lit_decom.functional.chance import blob_components, center_maps, random_maps, random_orthogonal_basis
 from lit_decom.functional.image import upsample
-from lit_decom.functional.parts import PartAgreement, PartMatch
 from lit_decom.methods.base import CAM, METHODS
 from lit_decom.methods.decomposition import Decomposition
 from lit_decom.metrics.base import PerImageMetric
 from lit_decom.metrics.map_history import MapHistory
-from lit_decom.metrics.masking import MaskedMetric, Masking
-from lit_decom.metrics.parts import PartMetric
 from lit_decom.probe import Probe
 from lit_decom.scores import Column, RowTable, Score
 from lit_decom.scoring.options import Scoring, needs_of, takes_of
 from lit_decom.scoring.reduction import reduced
+from lit_decom.scoring.shared_work import SharedWork
 
 # What a metric that says the same of the same maps at every snapshot may take.
 _CONSTANT = {"maps", "ossms", "masks", "parts", "boxes", "labels", "ids", "valid"}
@@ -173,7 +171,7 @@ class Scoreboard:
         if not applying:
             return columns
         shown = piece.known | _shown(explanation, piece, method)
-        shared = _SharedWork(shown)
+        shared = SharedWork(shown)
         for name, metric in applying.items():
             if name not in self._dropped:
                 rows = self._rows(name, metric, shared)
@@ -182,19 +180,15 @@ class Scoreboard:
                     self._keep_constant((name, explanation), metric, piece.probe.ids, rows)
         return columns
 
-    def _rows(self, name: str, metric: PerImageMetric, shared: "_SharedWork") -> Tensor | None:
+    def _rows(self, name: str, metric: PerImageMetric, shared: "SharedWork") -> Tensor | None:
         """Rows of one metric; None where it raises, and it is not asked again in this snapshot."""
         try:
-            given = shared.for_metric(metric)
-            metric.update(**metric._filter_kwargs(**given))  # noqa: SLF001 -- torchmetrics' own way of choosing
-            return metric.rows.cpu()
+            return shared.rows(metric)
         except Exception as error:
             if self.strict:
                 raise
             self._dropped[name] = f"{type(error).__name__}: {error}"
             return None
-        finally:
-            metric.reset()
 
     def _constant_rows(self, column: Column, ids: tuple[str, ...]) -> Tensor | None:
         """Rows of what does not change from snapshot to snapshot, where they are known for all these images."""
@@ -225,30 +219,6 @@ class _Piece:
 
     def resized(self, maps: Tensor) -> Tensor:
         return upsample(maps, self.size).clamp_(min=0)
-
-
-class _SharedWork:
-    """What an explanation shows, and beside it what several metrics would otherwise compute each for itself."""
-
-    def __init__(self, shown: dict[str, Any]) -> None:
-        self._shown = shown
-        self._masked: dict[Masking, Tensor] = {}
-        self._compared: dict[object, PartAgreement | PartMatch] = {}
-
-    def for_metric(self, metric: PerImageMetric) -> dict[str, Any]:
-        """Give everything that a metric may be updated with."""
-        shown = self._shown
-        if isinstance(metric, MaskedMetric) and metric.asks_for_masked_logits:
-            masking = metric.masking
-            if masking not in self._masked:
-                self._masked[masking] = masking.forward(shown["capture"], shown["maps"])
-            return shown | {"masked_logits": self._masked[masking]}
-        if isinstance(metric, PartMetric):
-            kind = metric.shared, metric.convention
-            if kind not in self._compared:
-                self._compared[kind] = metric.compare(shown["ossms"], shown["parts"], shown.get("valid"))
-            return shown | {metric.shared: self._compared[kind]}
-        return shown
 
 
 def _shown(explanation: str, piece: _Piece, method: CAM) -> dict[str, Any]:

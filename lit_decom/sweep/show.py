@@ -1,21 +1,18 @@
 """Look at a sweep: the table, the front, the choice, and a configuration that trains the chosen network again."""
 
 import csv
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import yaml
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from lit_decom.report import render_page
+from lit_decom.report.pictures import inline
 from lit_decom.sweep.run import read_study
 from lit_decom.sweep.selection import Choice, choose, states_of
 from lit_decom.sweep.space import nested
@@ -54,7 +51,7 @@ def show_sweep(path: Path, eps: float, console: Console) -> Choice:
         *_statements(sweep, outcomes, choice, eps),
         f"Train it again: lit-decom fit --config {path / 'chosen.yaml'}",
     ]
-    context = {"title": title, "statements": said, "rows": rows, "picture": _inline(figure)}
+    context = {"title": title, "statements": said, "rows": rows, "picture": inline(figure, _ON_PAGE)}
     (path / "sweep.html").write_text(render_page("sweep.html.j2", context))
     console.print(_table(rows, title))
     for line in (*said, f"picture {path / 'front.png'}, page {path / 'sweep.html'}"):
@@ -144,19 +141,6 @@ def _error(reading: Reading | None) -> Any:
     low, high = reading.interval
     # a percentile interval of the bootstrap need not hold the value itself
     return [[max(0.0, reading.value - low)], [max(0.0, high - reading.value)]]
-
-
-def _inline(figure: Figure) -> Markup:
-    """Draw a figure as a part of the page, with the page's colours, light or dark."""
-    file = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(
-            file, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
-    drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", file.getvalue().partition("<svg")[2])
-    for colour, name in _ON_PAGE.items():
-        drawn = drawn.replace(colour, f"var({name})")
-    return Markup(f'<svg class="still" fill="var(--ink)"{drawn}')
 
 
 def _statements(sweep: Sweep, outcomes: Sequence[Outcome], choice: Choice, eps: float) -> list[str]:
