@@ -153,7 +153,9 @@ def test_datasets_put_together_are_read_by_index():
     assert len(probe) == 4
 
 
-@pytest.mark.parametrize("targets", [["a.xml", "b.xml"], [{"label": 0}, {"label": 1}], [[0, 1], [1, 0]], torch.eye(2)])
+@pytest.mark.parametrize(
+    "targets", [["a.xml", "b.xml"], [{"label": 0}, {"label": 1}], [[3, 4], [5, 6]], torch.ones(2, 4) * 7]
+)
 def test_targets_that_are_no_labels_are_read_instead(targets):
     dataset = Labelled(2)
     dataset.targets = targets

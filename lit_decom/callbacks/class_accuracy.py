@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from lit_decom.evidence.network import Forward, Network
 from lit_decom.evidence.observing import observing
-from lit_decom.functional.labels import as_labels
 from lit_decom.probe import Unpack, images_and_labels
 from lit_decom.process import Process
 
@@ -26,7 +25,7 @@ class ClassAccuracy:
         images, labels = images_and_labels(batch, unpack)
         with observing(model), torch.no_grad():
             logits = Network(model, forward, channels_last=False)(images)
-        right, classes, n_classes = _answers(logits, as_labels(labels))
+        right, classes, n_classes = _answers(logits, labels)
         counts = torch.stack(
             [torch.bincount(classes, right.float(), n_classes), torch.bincount(classes, minlength=n_classes).float()]
         ).cpu()

@@ -108,10 +108,14 @@ class Probe:
             labels: ``(n,)`` class indices; or 0 and 1 for each of ``N`` labels, ``(n, N)``, for one row per image and
                 label that it has: labels that are not there, and images without any, have no row.
             **known: any other attribute of the class, of the images; with ``(n, N)`` labels, ``class_names`` are the
-                ``N`` names of the labels, and ``masks`` may be ``(n, N, H, W)``, one for each label.
+                ``N`` names of the labels, and ``masks`` may be ``(n, N, H, W)``, one for each label. Where every image
+                has exactly one of them, a warning asks whether they are classes, unless ``multilabel=True``.
 
         Returns:
             The probe, with copies of the tensors on the CPU.
+
+        Raises:
+            ValueError: if a label is negative, there are none, or what is given does not fit together.
         """
         for name, dtype in {"masks": torch.bool, "parts": torch.bool, "mean": torch.float, "std": torch.float}.items():
             if known.get(name) is not None:
@@ -124,6 +128,8 @@ class Probe:
         images, labels = plain(images), as_labels(plain(labels))
         if labels.ndim == 2:
             images, labels, known = one_row_per_label(images, labels, known)
+        if (labels < 0).any():
+            raise ValueError(f"Expected `labels` to be 0 or more, but got {int(labels.min())}: leave these images out.")
         return cls(images.clone(), labels.clone(), **known)
 
     @classmethod
@@ -186,7 +192,8 @@ class Probe:
         or batch sampler gives. Of any other pipeline (an iterable dataset, ``batch_size=None``, a loader of another
         library) the first batches are read, in this process and without workers where it is torch's, and the choice is
         made among some images per image wanted, which a warning says. No global random state is drawn from, samplers
-        are copied, and generators that loader and dataset hold are put back.
+        are copied, and generators that loader and dataset hold are put back. A pass that a ``DataLoader`` keeps from
+        epoch to epoch in an attribute stays where it is; one that a loader of another library keeps is moved on.
 
         Args:
             loader: anything that gives batches again and again.
@@ -269,10 +276,10 @@ def _names_up_to(label: int, names: tuple[str, ...]) -> tuple[str, ...]:
 
     One name of two is that of label 1, whose absence is the other one.
     """
+    if len(names) == 1 and label <= 1:
+        return f"no {names[0]}", names[0]
     if label < len(names):
         return names
-    if label == len(names) == 1:
-        return f"no {names[0]}", names[0]
     warnings.warn(
         f"There are {len(names)} `class_names`, but a label of {label}: the other classes are called by their number.",
         stacklevel=4,

@@ -42,7 +42,7 @@ def images_and_target(batch: Any) -> tuple[Tensor, Any]:
         NoImagesError: if there is no image.
         ValueError: if nothing can be the label.
     """
-    named = _named(batch)
+    named, image = _named(batch), None
     if named is not None:
         image = next((named[key] for key in _IMAGE_KEYS if _is_image(named.get(key))), None)
         image = _first_image(list(named.values())) if image is None else image
@@ -52,20 +52,23 @@ def images_and_target(batch: Any) -> tuple[Tensor, Any]:
     entries = _in_order(batch, named)
     if len(entries) < 2:
         raise _not_understood(batch, named)
-    image = _first_image(entries)
+    image = _first_image(entries) if image is None else image
     if image is None:
         raise _no_image(entries[0])
     return image, _target_among([entry for entry in entries if entry is not image], image)
 
 
 def images_and_labels(batch: Any, unpack: Unpack | None = None) -> tuple[Tensor, Tensor]:
-    """Find the images ``(B, C, H, W)`` and labels of a collated batch, the latter in any form that ``as_labels`` takes.
+    """Find the images ``(B, C, H, W)`` and the labels of a batch, the latter as ``as_labels`` gives them.
 
     Raises:
         ValueError: if the batch is not understood.
     """
     images, target = images_and_target(batch) if unpack is None else unpack(batch)
-    return images, target["label"] if isinstance(target, Mapping) else target
+    labels = torch.as_tensor(target["label"] if isinstance(target, Mapping) else target, device=images.device)
+    if images.ndim == 3:  # a single sample, of a loader that makes no batches
+        images, labels = images[None], labels.reshape(1, -1)
+    return images, as_labels(labels)
 
 
 def samples_of(batch: Any, unpack: Unpack | None, *, alone: bool = False) -> list[Sample]:
@@ -128,19 +131,19 @@ def _sample(image: Tensor, target: Mapping[str, Any]) -> Sample:
         grids = grids.reshape(-1, *size)
         found[name] = grids.any(dim=0) if name == "masks" else grids
     if "boxes" in target:
-        found["boxes"] = plain(target["boxes"]).reshape(-1, 4)
+        found["boxes"] = plain(xyxy(target["boxes"])).reshape(-1, 4)
     return image, found
 
 
 def _label_of(value: Any) -> Tensor:
     """Class of one sample ``()``, negative where nobody labelled it; or which labels it has, ``(N,)`` bool."""
-    label = plain(value)
     try:
-        return as_labels(label.reshape(1, -1))[0]
-    except ValueError as error:
+        return as_labels(plain(value).reshape(1, -1))[0]
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
         raise ValueError(
             "Expected a sample's label to be one class index, or 0 and 1 for each of several labels, but got "
-            f"{tuple(label.shape)} {label.dtype}. Pass `unpack=` to make it one."
+            f"{got}. Pass `unpack=` to make it one."
         ) from error
 
 
@@ -208,6 +211,8 @@ def _target_among(entries: Sequence[Any], image: Tensor) -> Any:
 
 def _is_one_index_each(value: Any, n: int) -> bool:
     if isinstance(value, list | tuple) and not all(isinstance(entry, int | np.integer) for entry in value):
+        return False
+    if isinstance(value, np.ndarray) and not np.issubdtype(value.dtype, np.integer):
         return False
     if not isinstance(value, Tensor | np.ndarray | list | tuple | int | np.integer):
         return False

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
-from lit_decom.probe.rows import classes_in
+from lit_decom.functional.labels import as_labels
 
 _SCANNED_PER_WANTED = 4
 _SCANNED_AT_LEAST = 50
@@ -37,10 +37,8 @@ def choose(
         At most ``n`` indices.
 
     Raises:
-        ValueError: if there is no such balance, or nothing is labelled.
+        ValueError: if nothing is labelled.
     """
-    if balance not in {"class", "none"}:
-        raise ValueError(f"Expected `balance` to be 'class' or 'none', but got {balance!r}.")
     order = [candidates[row] for row in np.random.default_rng(seed).permutation(len(candidates)).tolist()]
     order = order[: most_scanned(n)] if costly else order
     labelled = ((index, labels) for index in order if (labels := labels_of(index)))
@@ -50,7 +48,9 @@ def choose(
         by_class: dict[int, list[Any]] = {}
         for index, labels in labelled:
             for label in labels:
-                by_class.setdefault(label, []).append(index)
+                members = by_class.setdefault(label, [])
+                if len(members) < n:  # nobody's turn comes later
+                    members.append(index)
         turns = [(turn, label, index) for label, members in by_class.items() for turn, index in enumerate(members)]
         taken = dict.fromkeys(index for _, _, index in sorted(turns, key=lambda entry: entry[:2]))
         chosen = list(islice(taken, n))
@@ -83,11 +83,13 @@ def known_labels(dataset: Any) -> Sequence[list[int]] | None:
     for name in ("targets", "labels"):
         known = getattr(dataset, name, None)
         if isinstance(known, list | tuple | Tensor | np.ndarray) and len(known) == len(dataset):
-            if isinstance(known, Tensor | np.ndarray) and known.ndim == 2:
-                return [classes_in(row) for row in torch.as_tensor(known)]
             try:
-                return [[int(label)] if label >= 0 else [] for label in known]
+                labels = as_labels(torch.as_tensor(known))
             except (TypeError, ValueError, RuntimeError):
                 # Detection and segmentation data keep dictionaries or file names there.
                 return None
+            # Not by `classes_in`: a million tensors take seconds.
+            if labels.ndim == 1:
+                return [[label] if label >= 0 else [] for label in labels.tolist()]
+            return [[label for label, there in enumerate(row) if there] for row in labels.tolist()]
     return None

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Subset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from lit_decom.probe.batches import NoImagesError
 from lit_decom.probe.choice import is_map_style
@@ -116,4 +117,8 @@ def _in_process(loader: DataLoader[Any]) -> DataLoader[Any]:
     }
     # Not by setattr: a loader does not let these be changed once it is made.
     vars(alone).update(changes)
+    for name, held in vars(loader).items():
+        if isinstance(held, _BaseDataLoaderIter) and name != "_iterator":
+            # A pass that a loader keeps from epoch to epoch, as those do that keep their workers: it shall not move.
+            vars(alone)[name] = DataLoader.__iter__(alone)
     return alone

@@ -33,34 +33,38 @@ def read_dataset(
 ) -> dict[str, Any]:
     """Choose images by index and read them: attributes of a probe, by name. See :meth:`Probe.from_dataset`."""
     _check_map_style(dataset)
-    _check_number(n)
+    _check_choice(n, balance)
 
     def read(index: Any) -> Sample:
         batch = collate_fn([with_xyxy(dataset[index])])
         return samples_of(batch if transfer is None else transfer(batch), unpack, alone=True)[0]
 
     def labels_of(index: Any) -> list[int]:
-        return classes_in(read(index)[1]["label"]) if known is None else known[index]
+        return _classes(read(index)) if known is None else known[index]
 
     known = known_labels(dataset)
     candidates = range(len(dataset)) if indices is None else indices
     with isolated_random_state(seed), rewound_generators(dataset):
         chosen = choose(candidates, n, seed, balance, labels_of, costly=known is None)
         samples = [read(index) for index in chosen]
-        again = [read(index)[0] for index in chosen[:_READ_TWICE]]
-    if any(not torch.equal(first, second[0]) for second, first in zip(samples, again, strict=False)):
+        again = [read(index) for index in chosen[:_READ_TWICE]]
+    if any(not torch.equal(first[0], second[0]) for first, second in zip(samples, again, strict=False)):
         warnings.warn(
             "The dataset gives another image at the second reading (a random transform?): the probe keeps the first.",
             stacklevel=3,
         )
-    return together(samples, [str(index) for index in chosen], n) | names_of(dataset)
+    # What transforms make -1 of is not labelled either, whatever the dataset says.
+    labelled = {str(index): sample for index, sample in zip(chosen, samples, strict=True) if _classes(sample)}
+    if not labelled:
+        raise ValueError(f"Expected labelled images, but all {len(chosen)} that were read have a negative label.")
+    return together(list(labelled.values()), list(labelled), n) | names_of(dataset)
 
 
 def read_loader(
     loader: Any, n: int, seed: int, balance: str, *, unpack: Unpack | None, transfer: Transfer | None
 ) -> dict[str, Any]:
     """Choose images of what a loader reads: attributes of a probe, by name. See :meth:`Probe.from_loader`."""
-    _check_number(n)
+    _check_choice(n, balance)
     with isolated_random_state(seed), rewound_generators(loader):
         indices = indices_of(loader)
     if indices is None:
@@ -88,7 +92,7 @@ def _read_first(
         for batch in batches_of(loader):
             samples = samples_of(batch if transfer is None else transfer(batch), unpack)
             for place, sample in enumerate(samples, start=seen):
-                labels = classes_in(sample[1]["label"])
+                labels = _classes(sample)
                 if labels:
                     turn = min(turns[label] for label in labels)
                     kept.append((turn if balance == "class" else 0, place, sample))
@@ -107,6 +111,10 @@ def _read_first(
     )
     found = together([sample for _, _, sample in kept], [str(place) for _, place, _ in kept], n)
     return found | names_of(getattr(loader, "dataset", loader))
+
+
+def _classes(sample: Sample) -> list[int]:
+    return classes_in(sample[1]["label"])
 
 
 def _what(loader: Any) -> str:
@@ -140,9 +148,11 @@ def names_of(dataset: Any) -> dict[str, Any]:
     return {"part_names": attribute(dataset, "part_names"), "class_names": attribute(dataset, "classes")}
 
 
-def _check_number(n: int) -> None:
+def _check_choice(n: int, balance: str) -> None:
     if n < 1:
         raise ValueError(f"Expected `n` to be at least 1, but got {n}.")
+    if balance not in {"class", "none"}:
+        raise ValueError(f"Expected `balance` to be 'class' or 'none', but got {balance!r}.")
 
 
 def _check_map_style(dataset: Any) -> None:

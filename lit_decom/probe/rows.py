@@ -31,7 +31,14 @@ def one_row_per_label(images: Tensor, labels: Tensor, known: dict[str, Any]) -> 
         warnings.warn(
             f"{without} of {n} images have none of the {n_labels} labels: no row asks about them.", stacklevel=3
         )
-    names = known.get("class_names") or tuple(str(label) for label in range(n_labels))
+    if n > 1 and not known.get("multilabel") and (labels.sum(dim=1) == 1).all():
+        warnings.warn(
+            f"Each of {n} images has exactly one of the {n_labels} labels, which are explained as labels that do not "
+            "exclude one another. If they are classes, under a softmax, give class indices: `labels.argmax(dim=1)`, by "
+            "`unpack=` where they come from a loader.",
+            stacklevel=3,
+        )
+    names = _names(known.get("class_names") or (), n_labels)
     ids = known.get("ids") or tuple(str(image) for image in range(n))
     if len(names) != n_labels or len(ids) != n or len(images) != n:
         raise ValueError(
@@ -51,3 +58,13 @@ def one_row_per_label(images: Tensor, labels: Tensor, known: dict[str, Any]) -> 
     if known.get("boxes") is not None:
         known["boxes"] = tuple(known["boxes"][row] for row, _ in pairs)
     return images[rows], asked, known
+
+
+def _names(given: Sequence[str], n_labels: int) -> tuple[str, ...]:
+    """Names of all labels; a warning says that some of those given were missing."""
+    if 0 < len(given) < n_labels:
+        warnings.warn(
+            f"There are {len(given)} `class_names`, but {n_labels} labels: the others are called by their number.",
+            stacklevel=4,
+        )
+    return (*given, *map(str, range(len(given), n_labels)))

@@ -4,9 +4,11 @@ from collections import UserDict
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes
 
 from lit_decom import Probe
 from lit_decom.probe import NoImagesError, images_and_labels, images_and_target
@@ -51,6 +53,7 @@ SHAPES = {
     "label first": (LABELS, IMAGES),
     "image, metadata, label": (IMAGES, META, LABELS),
     "image, names, label": (IMAGES, ["a"] * B, LABELS),
+    "image, array of names, label": (IMAGES, np.array(["a"] * B), LABELS),
     "image, floats, label": (IMAGES, torch.rand(B), LABELS),
     "image, several numbers each, label": (IMAGES, torch.ones(B, 4, dtype=torch.long), LABELS),
     "image, label, names": (IMAGES, LABELS, ["a"] * B),
@@ -83,8 +86,7 @@ def test_images_and_labels_are_found_in_batches_of_many_shapes(name):
     samples = samples_of(batch, None)
     assert [int(target["label"]) for _, target in samples] == LABELS.tolist()
     assert torch.equal(torch.cat([image for image, _ in samples]), expected)
-    labels = torch.as_tensor(images_and_labels(batch)[1])
-    assert labels.flatten().tolist() == LABELS.tolist()
+    assert torch.equal(images_and_labels(batch)[1], LABELS)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -112,6 +114,30 @@ def test_a_single_sample_without_a_batch_dimension_is_one():
         ((image, target),) = samples_of(sample, None)
         assert torch.equal(image, IMAGES[:1])
         assert int(target["label"]) == 3
+        images, labels = images_and_labels(sample)
+        assert torch.equal(images, IMAGES[:1])
+        assert labels.tolist() == [3]
+
+
+def test_an_image_with_its_usual_name_goes_before_others_where_the_label_has_none():
+    @dataclass
+    class Pair:
+        depth: Tensor
+        image: Tensor
+        species: Tensor
+
+    images, labels = images_and_target(Pair(torch.ones(B, 1, SIDE, SIDE), IMAGES, LABELS))
+    assert images is IMAGES
+    assert labels is LABELS
+
+
+def test_boxes_that_say_how_they_are_measured_are_read_so():
+    boxes = [BoundingBoxes([[1, 2, 3, 4]], format="XYWH", canvas_size=(SIDE, SIDE))] * B
+    for sample in (
+        samples_of((IMAGES, {"label": LABELS, "boxes": boxes}), None)[2],
+        *samples_of((IMAGES[0], {"label": 3, "boxes": boxes[0]}), None),
+    ):
+        assert sample[1]["boxes"].tolist() == [[1, 2, 4, 6]]
 
 
 def test_two_entries_that_could_be_the_label_are_said():
@@ -163,6 +189,13 @@ def test_labels_of_fewer_than_all_images_are_refused():
         samples_of((IMAGES, LABELS[:3]), None)
     with pytest.raises(ValueError, match="Expected `label` to be one for each of 5 images, but got int"):
         samples_of((IMAGES, 3), None)
+
+
+def test_a_label_that_is_a_text_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"label to be one class index, .* but got 'owl'\. Pass `unpack=`"):
+        samples_of((IMAGES, ["owl"] * B), None)
+    with pytest.raises(ValueError, match=r"but got \(2,\) torch.float32\. Pass `unpack=`"):
+        samples_of((IMAGES, torch.full((B, 2), 0.5)), None)
 
 
 def test_unpack_goes_before_everything():

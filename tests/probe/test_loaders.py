@@ -22,6 +22,7 @@ from torch.utils.data import (
 
 from lit_decom import Probe
 from lit_decom.probe import NoImagesError
+from lit_decom.probe.choice import known_labels
 
 SIDE = 4
 VALIDATION = [3, 5, 8, 13, 21, 34]
@@ -107,6 +108,45 @@ def test_only_what_the_sampler_gives_is_read(options, targets):
     assert sorted(ids_of(probe)) == VALIDATION
     assert probe.images[:, 0, 0, 0].tolist() == ids_of(probe)
     assert probe.labels.tolist() == [index % 2 for index in ids_of(probe)]
+
+
+class Repeating:
+    """A batch sampler without an end, as loaders have it that keep one pass for all epochs."""
+
+    def __init__(self, sampler):
+        self.sampler = sampler
+
+    def __iter__(self):
+        while True:
+            yield from self.sampler
+
+
+class KeepsItsPass(DataLoader):
+    """As timm's MultiEpochsDataLoader: its workers, and what they have drawn in advance, stay from epoch to epoch."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        vars(self)["batch_sampler"] = Repeating(self.batch_sampler)
+        self.iterator = super().__iter__()
+
+    def __len__(self):
+        return len(self.batch_sampler.sampler)
+
+    def __iter__(self):
+        return (next(self.iterator) for _ in range(len(self)))
+
+
+@pytest.mark.filterwarnings("ignore:Numbers in a KeepsItsPass is not read by index")
+def test_a_loader_that_keeps_one_pass_for_all_epochs_is_not_moved_on():
+    def read(n):
+        torch.manual_seed(1)
+        loader = KeepsItsPass(Numbers(), 4, sampler=SubsetRandomSampler(VALIDATION))
+        seen = [batch[1].tolist() for _, batch in zip(range(1), loader, strict=False)]
+        if n:
+            assert len(Probe.from_loader(loader, n)) == n
+        return seen + [batch[0][:, 0, 0, 0].tolist() for _ in range(3) for batch in loader]
+
+    assert read(4) == read(0)
 
 
 def test_a_share_of_one_process_is_widened_to_all_of_the_data():
@@ -264,6 +304,11 @@ def test_a_stream_without_balance_ends_as_soon_as_there_are_enough():
     assert stream.taken == 20
 
 
+def test_a_balance_that_there_is_not_is_refused_for_streams_as_well():
+    with pytest.raises(ValueError, match="`balance` to be 'class' or 'none', but got 'classes'"):
+        Probe.from_loader(DataLoader(Stream()), 4, balance="classes")
+
+
 def test_a_short_stream_is_read_to_its_end():
     with pytest.warns(UserWarning, match="first 7 images"):
         assert len(Probe.from_loader(DataLoader(Stream(7), batch_size=4), 20)) == 7
@@ -319,6 +364,31 @@ def test_what_nobody_labelled_is_left_out():
     with pytest.warns(UserWarning, match=CHOSEN_AMONG):
         probe = Probe.from_loader(DataLoader(Stream(100, unlabelled=30), batch_size=8), 40)
     assert min(ids_of(probe)) == 30
+
+
+def test_what_a_transform_takes_the_label_of_is_left_out():
+    class Remapped(Numbers):
+        def __getitem__(self, index):
+            return image(index), index if index < 3 else -1
+
+    dataset = Remapped(6)
+    dataset.targets = [0] * 6
+    assert sorted(ids_of(Probe.from_dataset(dataset, 6))) == [0, 1, 2]
+    with pytest.raises(ValueError, match="all 2 that were read have a negative label"):
+        Probe.from_dataset(Subset(dataset, [4, 5]), 6)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, list], ids=["array", "tensor", "list"])
+@pytest.mark.parametrize("column", [False, True], ids=["flat", "column"])
+def test_known_labels_of_every_kind_are_balanced_without_reading_an_image(kind, column):
+    dataset = Numbers(400, targets=False)
+    labels = [index // 390 for index in range(400)]
+    # As MedMNIST's.
+    dataset.labels = kind([[label] for label in labels] if column else labels)
+    assert known_labels(dataset) == [[label] for label in labels]
+    probe = Probe.from_dataset(dataset, 8, unpack=lambda batch: (batch[0], labels[int(batch[0][0, 0, 0, 0])]))
+    assert probe.labels.bincount().tolist() == [4, 4]
+    assert dataset.reads == 8 + 4
 
 
 def test_data_without_a_label_are_refused():

@@ -99,8 +99,35 @@ def test_rows_need_names_of_the_absence_of_labels(names):
 
 
 def test_names_and_ids_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"`ids` and `class_names` for `labels` \(3, 3\), but got 3, 3 and 2"):
-        Probe.from_tensors(images_of(3), LABELS, class_names=("a", "b"))
+    with pytest.raises(ValueError, match=r"`ids` and `class_names` for `labels` \(3, 3\), but got 3, 3 and 4"):
+        Probe.from_tensors(images_of(3), LABELS, class_names=(*NAMES, "elk"))
+    with pytest.raises(ValueError, match=r"but got 3, 2 and 3"):
+        Probe.from_tensors(images_of(3), LABELS, class_names=NAMES, ids=["a", "b"])
+
+
+def test_labels_beyond_the_names_that_are_given_are_called_by_their_number():
+    with pytest.warns(UserWarning, match="There are 2 `class_names`, but 3 labels: the others are called by their num"):
+        probe = Probe.from_tensors(images_of(3), LABELS, class_names=("a", "b"))
+    assert probe.class_names == ("a", "b", "2", "no a", "no b", "no 2")
+
+
+ONE_HOT = torch.eye(3)
+
+
+def test_labels_that_may_be_classes_are_asked_about_with_the_remedy():
+    with pytest.warns(UserWarning, match=r"Each of 3 images has exactly one of the 3 labels.*`labels.argmax") as said:
+        probe = Probe.from_tensors(images_of(3), ONE_HOT)
+    assert len(said) == 1
+    assert probe.multilabel
+    data = DataLoader(list(zip(images_of(3), ONE_HOT, strict=True)), batch_size=3)
+    with pytest.warns(UserWarning, match="Each of 3 images has exactly one of the 3 labels"):
+        Probe.from_loader(data, 3)
+    probe = Probe.from_loader(data, 3, unpack=lambda batch: (batch[0], batch[1].argmax(dim=1)))
+    assert (probe.multilabel, sorted(probe.labels.tolist())) == (False, [0, 1, 2])
+
+
+def test_labels_that_are_said_to_be_independent_are_not_asked_about():
+    assert Probe.from_tensors(images_of(3), ONE_HOT, multilabel=True).labels.tolist() == [0, 1, 2]
 
 
 def test_pieces_of_the_probe_ask_what_it_asks(tmp_path):
@@ -153,6 +180,17 @@ def test_known_labels_of_a_part_of_the_data_are_those_of_the_part():
 # ----- one label, there or not
 
 
+@pytest.mark.parametrize("labels", [[0, 0], [0, 1], [1, 1]])
+def test_one_name_is_that_of_the_presence_whatever_the_probe_holds(labels):
+    probe = Probe.from_tensors(images_of(2), torch.tensor(labels), class_names=["crest"])
+    assert [probe.class_name(label) for label in (0, 1)] == ["no crest", "crest"]
+
+
+def test_labels_below_0_are_refused():
+    with pytest.raises(ValueError, match="`labels` to be 0 or more, but got -1: leave these"):
+        Probe.from_tensors(images_of(2), torch.tensor([-1, 0]))
+
+
 @pytest.mark.parametrize("label", [1.0, torch.tensor(1.0), torch.tensor([1.0]), True])
 def test_yes_in_floating_point_is_class_1(label):
     class One(Several):
@@ -168,7 +206,7 @@ def test_yes_in_floating_point_is_class_1(label):
 
 def test_labels_in_floating_point_are_found_beside_metadata():
     images, meta = images_of(2), {"where": ["a", "b"]}
-    for labels in (torch.tensor([1.0, 0.0]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])):
+    for labels, found in ((torch.tensor([1.0, 0.0]), [0, 1]), (torch.tensor([[0.0, 1.0], [1.0, 1.0]]), [0, 1, 1])):
         loader = DataLoader([(image, meta["where"][0], label) for image, label in zip(images, labels, strict=True)])
-        probe = Probe.from_loader(loader, 2)
-        assert sorted(probe.labels.tolist()) == [0, 1]
+        probe = Probe.from_loader(loader, 3)
+        assert sorted(probe.labels.tolist()) == found
