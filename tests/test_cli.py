@@ -183,6 +183,11 @@ def test_replay_of_a_run_without_callback_gives_records(run, tmp_path):
         ("--model.init_args.model=resnet1", "resnet1", MisconfigurationException),
         ("--callback.target_layer=layer9", "layer9", MisconfigurationException),
         ("--model.init_args.num_classes=7", "--model.init_args.num_classes=8", MisconfigurationException),
+        (
+            "--data.init_args.image_size=16",
+            "Expected `image_size` to be at least 32 pixels, but",
+            MisconfigurationException,
+        ),
         ("--callback.probe=0", "Expected `probe` to be at least 1", MisconfigurationException),
         ("--ckpt_path=absent.ckpt", "absent.ckpt", FileNotFoundError),
     ],

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
@@ -152,10 +153,19 @@ class ClassificationDataModule(L.LightningDataModule, ABC):
         return self._dataset("test")
 
     def setup(self, stage: str) -> None:
-        """Build the datasets of a stage, so that a wrong path fails before the first step."""
+        """Build the datasets of a stage, so that a wrong path or value fails before the first step.
+
+        Raises:
+            MisconfigurationException: If a dataset refuses a value.
+            FileNotFoundError: If there are no images where they should be.
+        """
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in needed.get(stage, ("test",)):
-            self._dataset(split)
+        try:
+            for split in needed.get(stage, ("test",)):
+                self._dataset(split)
+        except ValueError as error:
+            # What a Trainer's user can mend, as the command line tells it from a bug.
+            raise MisconfigurationException(str(error)) from error
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled training batches; a last incomplete batch is dropped."""

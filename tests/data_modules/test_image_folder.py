@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from torchvision.transforms import v2
 
@@ -182,7 +183,7 @@ class TestErrorsNameTheRemedy:
     def test_a_validation_class_that_is_not_trained(self, tmp_path):
         fill(tmp_path / "train", {"cat": 1})
         fill(tmp_path / "val", {"cat": 1, "elk": 1})
-        with pytest.raises(ValueError, match=r"among the training classes, but got \['elk'\]"):
+        with pytest.raises(MisconfigurationException, match=r"among the training classes, but got \['elk'\]"):
             module(tmp_path).setup("fit")
 
     def test_an_unreadable_image(self, tmp_path):
@@ -197,5 +198,5 @@ class TestErrorsNameTheRemedy:
             module(tmp_path, val_fraction=1)
 
     def test_too_few_images_to_split(self, tmp_path):
-        with pytest.raises(ValueError, match="at least 2 samples, but got 1 of class 1"):
+        with pytest.raises(MisconfigurationException, match="at least 2 samples, but got 1 of class 1"):
             module(fill(tmp_path, {"cat": 3, "dog": 1})).setup("fit")
