@@ -10,15 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom import keys
-from lit_decom.components import (
-    Components,
-    ComponentTracker,
-    FactorFindings,
-    FollowedFactors,
-    SharedFindings,
-    Tracked,
-    summarize,
-)
+from lit_decom.components import Components, FactorFindings, FollowedFactors, FollowedImages, SharedFindings
 from lit_decom.evidence import ForwardError, refuse_changes
 from lit_decom.evidence.observing import device_of
 from lit_decom.explainer import Explained, Explainer, Explanations, summary, warn_of_embeddings
@@ -50,7 +42,8 @@ class Observer:
         strict: bool = False,
     ) -> None:
         self.explainer, self.scoring, self.strict = explainer, scoring, strict
-        self.tracker = ComponentTracker()
+        # The class that is explained may change from snapshot to snapshot with these.
+        self.images = FollowedImages(by_target=explainer.target in ("predicted", "contrast"))
         self.shared = components.new(explainer.method)
         self.class_accuracy: Tensor | None = None
         self.n_snapshots = 0
@@ -159,7 +152,7 @@ class Observer:
         Returns:
             The snapshot, the same in every process but for the wall time.
         """
-        watch = Stopwatch()
+        watch, probe = Stopwatch(), self._known_probe()
         # Counted here, since two validations may fall between two optimizer steps.
         self.n_snapshots += 1
         with torch.inference_mode(mode=False), torch.no_grad():
@@ -169,14 +162,15 @@ class Observer:
             with watch.measuring("score"):
                 scores, dropped = self._scores([share.rows for share in shares], epoch, process)
             with watch.measuring("track"):
-                tracked = self._track(explanations)
+                found = self.images.update(
+                    explanations.decomposition, probe.ids, explanations.targets, step=self.n_snapshots
+                )
                 shared = self._share_basis(process)
-        numbers = summary(explanations.decomposition) | _tracked_numbers(tracked, explanations) | numbers_of(scores)
+        numbers = summary(explanations.decomposition) | found.numbers() | numbers_of(scores)
         numbers |= {} if shared is None else shared.numbers()
         numbers |= self._factor_numbers(shared) if isinstance(shared, FactorFindings) else {}
-        numbers["accuracy"] = _accuracy(explanations.logits, self._known_probe().labels)
+        numbers["accuracy"] = _accuracy(explanations.logits, probe.labels)
         numbers |= {keys.seconds_key(part): seconds for part, seconds in watch.slowest(process).items()}
-        probe = self._known_probe()
         return Snapshot.of(
             explanations.decomposition,
             epoch=epoch,
@@ -190,7 +184,7 @@ class Observer:
             dropped=dropped,
             # Where each snapshot begins at the one before, a record is what it is only as this one of its series.
             settings=self.settings | ({"snapshot": self.n_snapshots} if self.explainer.method.warm_start else {}),
-            **_tracked_fields(tracked),
+            **found.fields(),
             **({} if shared is None else shared.fields()),
         )
 
@@ -254,27 +248,9 @@ class Observer:
             board.fix_strata(self.table.names_by_id())
         return board.scores(self.table), dict(self.table.dropped)
 
-    def _track(self, explanations: Explanations) -> Tracked:
-        decomposition = explanations.decomposition
-        return self.tracker.update(
-            decomposition.components,
-            decomposition.strengths,
-            ids=self._tracked_ids(self._known_probe(), explanations.targets),
-            step=self.n_snapshots,
-            loadings=decomposition.loadings,
-            channels=decomposition.channels,
-            valid=decomposition.valid,
-        )
-
     def _starts(self, piece: Probe, targets: Tensor) -> list[Tensor]:
         """Components of each image as last seen, to begin from; none of an image that is new."""
-        return self.tracker.last_seen(self._tracked_ids(piece, targets))
-
-    def _tracked_ids(self, piece: Probe, targets: Tensor) -> list[str]:
-        """Names under which components are followed: those of another class are others."""
-        if self.explainer.target not in ("predicted", "contrast"):
-            return list(piece.ids)
-        return [f"{image}@{target}" for image, target in zip(piece.ids, targets.tolist(), strict=True)]
+        return self.images.last_seen(piece.ids, targets)
 
     def _share_basis(self, process: Process) -> SharedFindings | FactorFindings | None:
         if self.shared is None:
@@ -298,14 +274,14 @@ class Observer:
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs, as tensors and primitives."""
         board = self._restored.get("board") if self.board is None else self.board.state_dict()
-        state = {"n_snapshots": self.n_snapshots, "tracker": self.tracker.state_dict()}
+        state = {"n_snapshots": self.n_snapshots, "tracker": self.images.state_dict()}
         state |= {} if self.shared is None else {"shared": self.shared.state_dict()}
         return state if board is None else state | {"board": board}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self.n_snapshots = state["n_snapshots"]
-        self.tracker.load_state_dict(state["tracker"])
+        self.images.load_state_dict(state["tracker"])
         self._restored = dict(state)
         if self.shared is not None and "shared" in state:
             self.shared.load_state_dict(state["shared"])
@@ -343,23 +319,3 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     # Minus infinity is the logit of what cannot be.
     right = (logits.argmax(dim=1) == labels.cpu()) & logits.amax(dim=1).isfinite()
     return right.float().mean().item()
-
-
-def _tracked_numbers(tracked: Tracked, explanations: Explanations) -> dict[str, float]:
-    """Mean gain and energy of the components that began as rank 1, 2, ... in each image, wherever they rank now."""
-    decomposition = explanations.decomposition
-    numbers = {name: value for name, value in summarize(tracked).items() if value == value}  # noqa: PLR0124 -- not NaN
-    for identity in range(tracked.identities.shape[1]):
-        alive = (tracked.identities == identity) & decomposition.finite[:, None]
-        if alive.any():
-            gains, energy = decomposition.score_gains[alive].mean(), decomposition.explained_energy[alive].mean()
-            numbers[keys.component_key("score_gain", identity)] = gains.item()
-            numbers[keys.component_key("count", identity)] = float(alive.sum())
-            numbers[keys.component_key("explained_energy", identity)] = energy.item()
-    return numbers
-
-
-def _tracked_fields(tracked: Tracked) -> dict[str, Tensor]:
-    names = ("identities", "births", "deaths", "flips", "similarity", "confidence", "drift")
-    fields = {name: getattr(tracked, name) for name in names}
-    return {name: value.float() if value.is_floating_point() else value for name, value in fields.items()}
