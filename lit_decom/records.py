@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_decom.methods.decomposition import Decomposition
+from lit_decom.methods.decomposition import ComponentFacts, Decomposition
 from lit_decom.probe import Probe
 from lit_decom.render import to_unit
 from lit_decom.scores import Score
@@ -37,8 +37,10 @@ class RecordLayoutError(RunDirectoryError):
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
+class Snapshot(ComponentFacts):
     """Everything that one run of the callback found, enough to draw, compare and match it later without the model.
+
+    What it knows of the components of ``n`` images is as in :class:`lit_decom.methods.decomposition.ComponentFacts`.
 
     Attributes:
         epoch: zero-based.
@@ -48,16 +50,6 @@ class Snapshot:
         targets: ``(n,)``, the class explained; -1 for a callable's score.
         logits: ``(n, N)``.
         patterns: ``(n, K, h, w)`` float16, components of unit norm.
-        strengths: ``(n, K)`` float32.
-        channels: ``(n, P)``.
-        loadings: ``(n, P, K)`` float32.
-        valid: ``(n, K)`` bool.
-        energy: ``(n,)``.
-        removed: ``(n, K)``.
-        scores: ``(n, K)``.
-        reference_scores: ``(n,)``.
-        contributions: ``(n, K)``.
-        fallback: ``(n,)`` bool.
         numbers: what was logged, by key, the scores among them.
         metric_scores: every score of a metric with its interval and direction.
         module_values: what the module itself had logged by then, by key, such as ``val/loss``.
@@ -95,16 +87,6 @@ class Snapshot:
     targets: Tensor
     logits: Tensor
     patterns: Tensor
-    strengths: Tensor
-    channels: Tensor
-    loadings: Tensor
-    valid: Tensor
-    energy: Tensor
-    removed: Tensor
-    scores: Tensor
-    reference_scores: Tensor
-    contributions: Tensor
-    fallback: Tensor
     numbers: Mapping[str, float]
     settings: Mapping[str, Any]
     metric_scores: tuple[Score, ...] = ()
@@ -145,8 +127,7 @@ class Snapshot:
         """
         values = decomposition.strengths
         norms = torch.where(values == 0, torch.ones_like(values), values)[:, :, None, None]
-        shared = {entry.name for entry in fields(cls)} & {entry.name for entry in fields(decomposition)}
-        kept: dict[str, Any] = {name: getattr(decomposition, name) for name in shared}
+        kept: dict[str, Any] = {entry.name: getattr(decomposition, entry.name) for entry in fields(ComponentFacts)}
         kept["patterns"] = (decomposition.components / norms).half()
         kept |= rest
         moved: dict[str, Any] = {
@@ -157,7 +138,7 @@ class Snapshot:
     @property
     def decomposition(self) -> Decomposition:
         """The decomposition, its components to half precision."""
-        kept = {entry.name: getattr(self, entry.name) for entry in fields(Decomposition) if entry.name != "components"}
+        kept = {entry.name: getattr(self, entry.name) for entry in fields(ComponentFacts)}
         return Decomposition(components=self.patterns.float() * self.strengths[:, :, None, None], **kept)
 
     @property

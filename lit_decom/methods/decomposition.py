@@ -15,17 +15,15 @@ _SIDE_WITHOUT_IMAGE = 112
 
 
 @dataclass(frozen=True)
-class Decomposition:
-    """Components of a batch of explanations, and what each of them does for its target.
+class ComponentFacts:
+    """What is known of the components of a batch of explanations, beside their maps.
 
     An image whose evidence is not finite has NaN throughout and no valid component; a component past an image's rank
     (or past the asked fraction of energy) is 0 and not valid.
 
     Attributes:
-        components: ``(B, K, h, w)``, of norm ``strengths``; whether they have negative parts and are mutually
-            orthogonal, ``signed`` and ``orthogonal`` say.
-        strengths: ``(B, K)``, descending unless the components go on from earlier ones; singular values where they are
-            orthogonal.
+        strengths: ``(B, K)``, norms of the maps, descending unless the components go on from earlier ones; singular
+            values where they are orthogonal.
         channels: ``(B, P)``, indices of the selected channels in descending order of weight.
         loadings: ``(B, P, K)``, channel side of the decomposition, unit norm.
         valid: ``(B, K)`` bool.
@@ -33,11 +31,10 @@ class Decomposition:
         removed: ``(B, K)``, by how much each component lowers the squared norm of what those before it leave over.
         scores: ``(B, K)``, target score of the image seen through each OSSM; NaN where not valid.
         reference_scores: ``(B,)``, target score of the blurred image.
-        contributions: ``(B, K)``, weights of the OSSMs in ``cam``, by the preset's rule.
+        contributions: ``(B, K)``, weights of the OSSMs in the integrated map, by the preset's rule.
         fallback: ``(B,)`` bool, where that rule could not tell the components apart and all weigh the same.
     """
 
-    components: Tensor
     strengths: Tensor
     channels: Tensor
     loadings: Tensor
@@ -50,19 +47,9 @@ class Decomposition:
     fallback: Tensor
 
     @property
-    def ossms(self) -> Tensor:
-        """Orthogonal sub-saliency maps ``(B, K, h, w)``: the rectified components. Rectified, they overlap."""
-        return self.components.relu()
-
-    @property
     def score_gains(self) -> Tensor:
         """What each OSSM adds to the blurred image's score, ``(B, K)``: comparable over epochs. NaN where not valid."""
         return self.scores - self.reference_scores[:, None]
-
-    @property
-    def singular_values(self) -> Tensor:
-        """The strengths, by the name that they have where components are orthogonal."""
-        return self.strengths
 
     @property
     def explained_energy(self) -> Tensor:
@@ -75,6 +62,33 @@ class Decomposition:
         return self.removed / torch.where(energy == 0, torch.ones_like(energy), energy)
 
     @property
+    def finite(self) -> Tensor:
+        """Which images ``(B,)`` have finite evidence and finite scores of all their components."""
+        return self.energy.isfinite() & (self.score_gains.isfinite() | ~self.valid).all(dim=1)
+
+
+@dataclass(frozen=True)
+class Decomposition(ComponentFacts):
+    """Components of a batch of explanations, and what each of them does for its target.
+
+    Attributes:
+        components: ``(B, K, h, w)``, of norm ``strengths``; whether they have negative parts and are mutually
+            orthogonal, ``signed`` and ``orthogonal`` say.
+    """
+
+    components: Tensor
+
+    @property
+    def ossms(self) -> Tensor:
+        """Orthogonal sub-saliency maps ``(B, K, h, w)``: the rectified components. Rectified, they overlap."""
+        return self.components.relu()
+
+    @property
+    def singular_values(self) -> Tensor:
+        """The strengths, by the name that they have where components are orthogonal."""
+        return self.strengths
+
+    @property
     def signed(self) -> bool:
         """Whether any component has a negative part, which rectifying takes from the map."""
         return bool((self.components < 0).any())
@@ -85,11 +99,6 @@ class Decomposition:
         scale = torch.where(self.strengths > 0, self.strengths, 1)[:, :, None]
         patterns = (self.components.flatten(2) / scale).nan_to_num()
         return bool(((patterns @ patterns.mT).triu(diagonal=1).abs() <= _ORTHOGONAL).all())
-
-    @property
-    def finite(self) -> Tensor:
-        """Which images ``(B,)`` have finite evidence and finite scores of all their components."""
-        return self.energy.isfinite() & (self.score_gains.isfinite() | ~self.valid).all(dim=1)
 
     @property
     def cam(self) -> Tensor:
