@@ -98,9 +98,13 @@ class Observer:
         if not metrics:
             return None
         board = Scoreboard(metrics, self.scoring, strict=self.strict)
-        if "board" in self._restored:
-            board.load_state_dict(self._restored["board"])
+        if (known := self._board_state()) is not None:
+            board.load_state_dict(known)
         return board
+
+    def _board_state(self) -> dict[str, Any] | None:
+        """What the scores of this run remember, here or in the checkpoint that it goes on from."""
+        return self._restored.get("board") if self.board is None else self.board.state_dict()
 
     def _try_metrics(self, first: Probe, evidence: Any, decomposition: Any) -> None:
         """Compute every metric on one image, on a board that is thrown away."""
@@ -273,7 +277,7 @@ class Observer:
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs, as tensors and primitives."""
-        board = self._restored.get("board") if self.board is None else self.board.state_dict()
+        board = self._board_state()
         state = {"n_snapshots": self.n_snapshots, "tracker": self.images.state_dict()}
         state |= {} if self.shared is None else {"shared": self.shared.state_dict()}
         return state if board is None else state | {"board": board}

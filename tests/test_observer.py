@@ -9,6 +9,7 @@ from lit_decom.components import SharedComponents
 from lit_decom.explainer import Explanations
 from lit_decom.observer import Observer
 from lit_decom.process import Process, Stopwatch
+from lit_decom.scoring import Scoring
 from tests.helpers.networks import SmallCNN, seeded
 
 
@@ -47,6 +48,22 @@ def observer(model, images, **settings):
 
 def numbers(record):
     return {name: value for name, value in record.numbers.items() if not name.startswith("seconds/")}
+
+
+def test_what_scores_remember_outlives_a_second_preparation():
+    """As of a Trainer whose `fit` is called once more."""
+
+    def second(*, again):
+        watched = Observer(Explainer(METHOD), Scoring("default"), Components(0))
+        watched.prepare(network(), probe())
+        watched.observe(network(), epoch=0, step=1)
+        if again:
+            watched.prepare(network(1), probe())
+        return watched.observe(network(1), epoch=1, step=2)
+
+    expected = numbers(second(again=False))
+    assert "map_stability/all" in expected
+    assert numbers(second(again=True)) == expected
 
 
 def test_two_processes_find_what_one_finds():
