@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -137,16 +138,20 @@ class Explainer:
         return {
             "method": repr(self.method),
             "target_layer": self.target_layer,
-            "target": self.target if isinstance(self.target, str | int) else repr(self.target),
+            "target": self.target if isinstance(self.target, int) else _plain(self.target),
             "forward": _plain(self.forward),
             "batch_size": self.batch_size,
             "chunk_size": self.chunk_size,
         }
 
 
-def _plain(forward: Forward | None) -> str | None:
-    """Without the address in memory that a function's text ends in."""
-    return forward if isinstance(forward, str | None) else str(getattr(forward, "__qualname__", forward))
+def _plain(asked: str | Callable[..., Any] | None) -> str | None:
+    """Without the address in memory that the text of a function, or of an object that is called, ends in."""
+    if isinstance(asked, str | None):
+        return asked
+    if isinstance(asked, partial):
+        return f"partial({_plain(asked.func)})"
+    return str(getattr(asked, "__qualname__", type(asked).__qualname__))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def test_explaining_and_evaluating_ask_in_the_same_way():
     assert torch.equal(*(torch.tensor(values).nan_to_num(7.5) for values in scores))
     assert named.settings["forward"] == "model"
     assert Explainer(method, forward=by_dict).settings["forward"] == "by_dict"
-    assert Explainer(method, forward=partial(by_dict)).settings["forward"].startswith("functools.partial(")
+    assert Explainer(method, forward=partial(by_dict)).settings["forward"] == "partial(by_dict)"
+    assert Explainer(method, target=partial(by_dict)).settings["target"] == "partial(by_dict)"
+    assert Explainer(method, target=nn.Identity()).settings["target"] == "Identity"
     assert Explainer(method).settings["forward"] is None
 
 
