@@ -34,7 +34,8 @@ class Name:
 
     Attributes:
         concept: what the region speaks for most, compared with other places.
-        confidence: share of the other places, 0..1, that speak less for it; 0.5 by chance.
+        confidence: share of the other places, 0..1, that speak less for it. Far above 0.5 by chance as well, since the
+            concept is the one for which the region stands out most; ``given`` takes that into account.
         given: whether so few other places speak as much for it that it is no accident. A concept that is not given is
             no name.
     """

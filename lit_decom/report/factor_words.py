@@ -48,7 +48,8 @@ def naming_facts(names: FactorNames | None, shown: Sequence[int]) -> list[str]:
         return []
     told = (
         f"The words for what makes a score high or low were given at epoch {names.epoch} by an image-text model; the "
-        "percentage is the share of other places in the same images that speak less for them (50% by chance)."
+        "percentage is the share of other places in the same images that speak less for them. They are given only "
+        "where nearly all do."
     )
     return [told]
 

@@ -111,6 +111,16 @@ def test_confidence_is_the_share_of_other_places_that_speak_less_for_it():
     assert not tied.given
 
 
+def test_by_chance_confidence_is_above_half_and_names_are_rare():
+    """The concept is the best of two pairs, so by chance 5/6 of places speak less for it."""
+    generator = torch.Generator().manual_seed(0)
+    namer = Namer(nn.Identity(), TREE)
+    crown, foot = torch.randn(2, 400, 1 + namer.n_places, generator=generator).double()
+    judged = [namer._judge(torch.stack([a, -a, b, -b], dim=1)) for a, b in zip(crown, foot, strict=True)]
+    assert sum(name.confidence for name in judged) / 400 == pytest.approx(5 / 6, abs=0.03)
+    assert sum(name.given for name in judged) / 400 < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+
+
 def test_several_images_are_judged_by_their_mean():
     images = torch.cat([pictures(3, crown="red"), pictures(3, crown="blue", seed=1)])
     scorer = Sees()
