@@ -21,7 +21,7 @@ def trained_image_text(config: Any, folder: Path) -> ImageTextTask:
 
     Args:
         config: section ``network`` of an experiment.
-        folder: where the weights go, as ``image_text.pt``.
+        folder: where the weights go, in a file named by what tells a quick version from the full one.
 
     Returns:
         The task in evaluation mode.
@@ -45,7 +45,7 @@ def trained_image_text(config: Any, folder: Path) -> ImageTextTask:
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.01),
         scheduler=lambda optimizer: WarmupCosineLR(optimizer, config.epochs, config.warmup),
     )
-    path = folder / "image_text.pt"
+    path = folder / f"image_text_{config.n_train}x{config.epochs}_width_{config.width}.pt"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         _fit(task, data, config.epochs)

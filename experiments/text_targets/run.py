@@ -101,7 +101,7 @@ def network_of(config: Any, data: CrittersDataModule, seed: int, folder: Path) -
             "trainer.enable_progress_bar": "false",
             "trainer.callbacks+": "lightning.pytorch.callbacks.ModelCheckpoint",
             "trainer.callbacks.dirpath": folder,
-            "trainer.callbacks.filename": file.stem,
+            "trainer.callbacks.filename": f"{file.stem}_unfinished",  # it is written after every epoch
             "data.init_args.n_train": config.n_train,
             "data.init_args.n_val": config.n_val,
             "callback.every_n_epochs": 1000,  # explaining changes nothing about the training, and takes time
@@ -110,6 +110,7 @@ def network_of(config: Any, data: CrittersDataModule, seed: int, folder: Path) -
         main_of_package(
             ["fit", "--config", "clip_critters.yaml", *(f"--{name}={word}" for name, word in words.items())]
         )
+        file.with_stem(f"{file.stem}_unfinished").rename(file)
     task = ImageTextTask.load_from_checkpoint(file, map_location="cpu").eval()
     right = []
     with torch.no_grad():
