@@ -18,7 +18,7 @@ def name_run(
 
     Args:
         path: the run directory.
-        namer: gives the names.
+        namer: gives the names, to images of the probe's size.
         mean: by which the image-text model's images are normalised, ``(3,)``; None for images in [0, 1].
         std: likewise.
         n_images: in how many images each side is looked at.

@@ -66,6 +66,11 @@ class TargetLayer:
         return declared if isinstance(declared, int) else None
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Give the model inside a wrapper that spreads its training over devices: its submodules have its own names."""
+    return model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
+
+
 def resolve_layer(model: nn.Module, name: str) -> TargetLayer:
     """Find a submodule by its name or by a dotted suffix of it that is unique.
 

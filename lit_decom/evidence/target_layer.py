@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_decom.evidence.candidates import Candidate, find_candidates
 from lit_decom.evidence.cut import Exchange, Passage, redrawn
-from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer, unwrapped
 from lit_decom.evidence.network import Forward, ForwardError, Network
 from lit_decom.evidence.observing import observing
 
@@ -65,6 +65,7 @@ def find_target_layer(
         TargetLayerError: if the name is unknown or ambiguous, no layer returns a feature grid, or no images are given
             and the network takes none of 224 x 224.
     """
+    model = unwrapped(model)
     if name is not None:
         return resolve_layer(model, name)
     choice = choose_layer(model, images, min_positions=min_positions, forward=forward)
@@ -108,7 +109,7 @@ def choose_layer(
         TargetLayerError: if no layer returns a feature grid, or no images are given and the network takes none of
             224 x 224.
     """
-    noise = _noise(model, images)
+    model, noise = unwrapped(model), _noise(model, images)
     with observing(model), redrawn(model):
         network = Network(model, forward, channels_last=False)
         try:

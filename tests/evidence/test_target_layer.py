@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lit_decom import capture, find_target_layer
+from lit_decom import DecomCAM, Explainer, Probe, capture, explain, find_target_layer
 from lit_decom.evidence import ForwardError, TargetLayerError
 from tests.helpers.networks import (
     ChannelsLast,
@@ -339,3 +339,14 @@ def test_the_search_is_bounded():
     network = seeded(Deep())
     assert find_target_layer(network, images=noise_images(1)).name == "60"
     assert network.calls == 3
+
+
+def test_inside_a_wrapper_for_several_devices_names_are_the_models_own():
+    network, images = seeded(SmallCNN()), noise_images()
+    wrapped = nn.DataParallel(network)
+    assert find_target_layer(wrapped, images=images).name == find_target_layer(network, images=images).name
+    assert find_target_layer(wrapped, "stage2").name == "stage2"
+    probe, method = Probe.from_tensors(images, torch.arange(len(images)) % 3), DecomCAM(n_components=2)
+    shown, plain = (explain(model, probe, Explainer(method)) for model in (wrapped, network))
+    assert shown.capture.layer.name == plain.capture.layer.name
+    assert torch.equal(shown.decomposition.cam, plain.decomposition.cam)
