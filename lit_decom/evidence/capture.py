@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer, unwrapped
 from lit_decom.evidence.network import Forward, Network, ScoreDtype
 from lit_decom.evidence.observing import observing
 from lit_decom.evidence.recorder import Recorder, arranged, backward, record
@@ -215,7 +215,7 @@ def capture(
     images = _checked(images)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"Expected `chunk_size` to be at least 1, but got {chunk_size}.")
-    model = model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
+    model = unwrapped(model)
     layer = resolve_layer(model, layer) if isinstance(layer, str) else layer
     with observing(model):
         images = _outside_inference(images)
