@@ -57,7 +57,9 @@ class Namer:
             a zero-shot classifier of ``tree.texts``. Left as it is.
         tree: the concepts.
         blur: standard deviation of what lies around a region, as a share of the shorter side of the image.
-        level: probability of a name by accident, 0..1.
+        level: probability of a name by accident, 0..1, of a region that lies anywhere. One that lies on an object
+            stands out from places off it, whatever it shows: ``experiments/concept_names`` measures how much more often
+            such a region is named.
         batch_size: images per forward pass.
         seed: of the places that a region is compared with.
 
