@@ -2,6 +2,7 @@
 
 from lit_decom.methods.ablation import AblationCAM
 from lit_decom.methods.base import CAM, METHODS, ComponentMethod, register
+from lit_decom.methods.conceptor_cam import ConceptorCAM
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.methods.decomposition import Decomposition
 from lit_decom.methods.eigen import EigenCAM, EigenGradCAM
@@ -22,6 +23,7 @@ __all__ = [
     "CenterCAM",
     "ClassMaps",
     "ComponentMethod",
+    "ConceptorCAM",
     "Concepts",
     "DecomCAM",
     "Decomposition",
