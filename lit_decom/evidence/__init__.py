@@ -2,6 +2,7 @@
 
 from lit_decom.evidence.altered import score_gradients
 from lit_decom.evidence.capture import Capture, capture
+from lit_decom.evidence.differentiable import differentiable_evidence, differentiable_map
 from lit_decom.evidence.fingerprint import Fingerprint, ModelChangedError, fingerprint, refuse_changes
 from lit_decom.evidence.jacobian import class_gradients, combined_gradients
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
@@ -24,6 +25,8 @@ __all__ = [
     "capture",
     "class_gradients",
     "combined_gradients",
+    "differentiable_evidence",
+    "differentiable_map",
     "find_target_layer",
     "fingerprint",
     "observing",

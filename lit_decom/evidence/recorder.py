@@ -123,8 +123,12 @@ class Recorder:
         self.layout = None if self._seen is None else self._seen.until_now()
         with torch.enable_grad():
             # Clones, since in-place operations may follow, on what went into the layer as on what came out of it.
-            self.leaf = widened(place.tensor.detach()).clone().requires_grad_()
+            self.leaf = self.cut(place.tensor)
             return place.replaced(self.leaf.clone())
+
+    def cut(self, tensor: Tensor) -> Tensor:
+        """Make what the scores are differentiated with respect to of what the layer returned: here a leaf."""
+        return widened(tensor.detach()).clone().requires_grad_()
 
 
 class RecordingKept(TorchFunctionMode):

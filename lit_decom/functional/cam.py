@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from lit_decom.functional.base import check_option
@@ -36,7 +35,9 @@ def channel_weights(activations: Tensor, gradients: Tensor, kind: ChannelWeight 
         return gradients.mean(dim=(-2, -1))
     # the fraction reduced by g^2, which no small gradient underflows
     denominator = 2 + activations.sum(dim=(-2, -1), keepdim=True) * gradients
-    return torch.where(denominator == 0, 0.0, gradients.relu() / denominator).sum(dim=(-2, -1))
+    # Never divided by 0, which would make the derivative NaN also where the quotient is not used.
+    fraction = gradients.relu() / denominator.masked_fill(denominator == 0, 1)
+    return fraction.masked_fill(denominator == 0, 0).sum(dim=(-2, -1))
 
 
 def x_grad_cam_weights(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def x_grad_cam_weights(activations: Tensor, gradients: Tensor) -> Tensor:
     """
     mass = activations.sum(dim=(-2, -1))
     weighted = (gradients * activations).sum(dim=(-2, -1))
-    return torch.where(mass == 0, torch.zeros_like(mass), weighted / mass)
+    return (weighted / mass.masked_fill(mass == 0, 1)).masked_fill(mass == 0, 0)
 
 
 def weighted_map(activations: Tensor, weights: Tensor) -> Tensor:
