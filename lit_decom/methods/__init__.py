@@ -9,6 +9,7 @@ from lit_decom.methods.eigen import EigenCAM, EigenGradCAM
 from lit_decom.methods.feature_factorization import Concepts, DeepFeatureFactorization
 from lit_decom.methods.fused import FMGCAM, ClassMaps
 from lit_decom.methods.gradient import GradCAM, GradCAMPP, HiResCAM, LayerCAM, XGradCAM
+from lit_decom.methods.integrated_features import AccuracyLeft, FeatureAnalysis, accuracy_left, reduced_logits
 from lit_decom.methods.masked import ScoreCAM, ScoreCAMPP
 from lit_decom.methods.opti_cam import OptiCAM
 from lit_decom.methods.presets import PRESETS, Preset
@@ -20,6 +21,7 @@ __all__ = [
     "METHODS",
     "PRESETS",
     "AblationCAM",
+    "AccuracyLeft",
     "CenterCAM",
     "ClassMaps",
     "ComponentMethod",
@@ -31,6 +33,7 @@ __all__ = [
     "EigenCAM",
     "EigenGradCAM",
     "FakeCAM",
+    "FeatureAnalysis",
     "GradCAM",
     "GradCAMPP",
     "HiResCAM",
@@ -41,5 +44,7 @@ __all__ = [
     "ScoreCAM",
     "ScoreCAMPP",
     "XGradCAM",
+    "accuracy_left",
+    "reduced_logits",
     "register",
 ]
