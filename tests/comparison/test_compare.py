@@ -142,10 +142,13 @@ class TestTheNumbers:
     def test_the_protocol_explains_correct_images_alone_in_bins_of_class_accuracy(self, network, monkeypatch):
         data = Spots(24)
         explained = []
-        maps = METHODS["grad_cam"].__call__
-        monkeypatch.setattr(
-            METHODS["grad_cam"], "__call__", lambda self, evidence: (explained.append(len(evidence.images)), maps(self, evidence))[1]
-        )  # fmt: skip
+        explain = METHODS["grad_cam"].__call__
+
+        def noted(self, evidence):
+            explained.append(len(evidence.images))
+            return explain(self, evidence)
+
+        monkeypatch.setattr(METHODS["grad_cam"], "__call__", noted)
         right = network(data.images).argmax(dim=1) == torch.tensor(data.targets)
         # the first batch twice, since its memory is measured; ten images of disagreement need two methods
         found = compared(network, DataLoader(data, 24), methods=["grad_cam"], **accuracy_stratified(3))
@@ -246,9 +249,12 @@ class TestResuming:
         monkeypatch.setattr(Judge, "rows", failing)
         with pytest.raises(KeyboardInterrupt):
             compared(network, DataLoader(Spots(20), 4), output=tmp_path)
-        monkeypatch.setattr(
-            Judge, "rows", lambda self, batch, **settings: (done.append(batch.places), judged(self, batch, **settings))[1]
-        )  # fmt: skip
+
+        def working(self, batch, **settings):
+            done.append(batch.places)
+            return judged(self, batch, **settings)
+
+        monkeypatch.setattr(Judge, "rows", working)
         resumed = compared(network, DataLoader(Spots(20), 6), output=tmp_path)
         assert sorted(place for places in done for place in places) == list(range(20))
         same(resumed, compared(network, DataLoader(Spots(20), 20)))
