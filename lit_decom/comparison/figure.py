@@ -58,7 +58,7 @@ def legend_of(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _size(comparison: Comparison) -> tuple[float, float]:
-    by_method = 0.9 + 0.13 * len(comparison.methods) * (1 + len(_side_by_side(comparison)))
+    by_method = 0.9 + 0.1 * len(comparison.methods) * (1 + len(_side_by_side(comparison)))
     return 4.2, 3.2 if _is_binned(comparison) else by_method
 
 

@@ -87,24 +87,32 @@ class Comparison:
             here = self.of(measure.name)
             winners = [name for name in UNINFORMED if name in here and here[name].rank == 1]
             if winners:
+                know = "does not know" if len(winners) == 1 else "do not know"
                 found.append(
-                    f"{measure.name}: no method is better beyond doubt than {' and '.join(winners)}, which "
-                    f"{'does' if len(winners) == 1 else 'do'} not know what is explained. It ranks nothing here."
+                    f"{measure.name}: no method is better beyond doubt than {' and '.join(winners)}, which {know} what "
+                    "is explained: ranks by it mean nothing here."
                 )
         return tuple(found)
 
     @property
     def omissions(self) -> tuple[str, ...]:
         """Which methods have no value on some images, a sentence each: their means are of the others."""
-        missing: dict[tuple[str, int], list[str]] = {}
-        for standing in self.standings:
-            if standing.stratum == keys.ALL and standing.undefined:
-                missing.setdefault((standing.method, standing.undefined), []).append(standing.measure)
-        return tuple(
-            f"{method}: {n} of {self.n_images} images have no value, such as those with a blank map, and are left out "
-            f"({', '.join(measures)})."
-            for (method, n), measures in missing.items()
-        )
+        here = [each for each in self.standings if each.stratum == keys.ALL and each.undefined]
+        of_method: dict[str, dict[str, int]] = {}
+        for each in here:
+            of_method.setdefault(each.method, {})[each.measure] = each.undefined
+        alike: dict[tuple[tuple[str, int], ...], list[str]] = {}
+        for method, counts in of_method.items():
+            alike.setdefault(tuple(counts.items()), []).append(method)
+        return tuple(f"{', '.join(methods)}: {self._left_out(dict(counts))}" for counts, methods in alike.items())
+
+    def _left_out(self, counts: dict[str, int]) -> str:
+        """Say how many images have no value, by measure."""
+        if len(counts) == len(self.measures) and len(set(counts.values())) == 1:
+            share = f"{next(iter(counts.values()))} of {self.n_images} images"
+        else:
+            share = ", ".join(f"{n} of {self.n_images} images by {measure}" for measure, n in counts.items())
+        return f"{share} have no value, such as those with a blank map, and are left out."
 
     def write(self, folder: Path) -> None:
         """Write ``results.csv``, ``results.md``, ``figure.png`` and ``comparison.html``.

@@ -15,7 +15,7 @@ import pytest
 from tests.comparison.generated import BATCH, compared
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PL_DISABLE_FORK": "1"}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 COST = {"seconds_per_image", "peak_mib_per_image"}
 
 
@@ -78,7 +78,9 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     ]
     for name, more in {"one": [], "two": ["--trainer.devices=2", "--trainer.strategy=ddp"]}.items():
         words = [*common, f"--output={tmp_path / name}", *more]
-        done = subprocess.run(words, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            words, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("comparison.html:") == 1, "one process speaks"
     assert len(rows_in(tmp_path / "two")) == 7
