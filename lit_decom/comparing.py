@@ -1,14 +1,14 @@
 """``lit-decom compare``: every method on the whole data of a configuration, on all devices of its Trainer."""
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 from jsonargparse.typing import PositiveInt
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from typing_extensions import override
@@ -84,27 +84,30 @@ def run(words: Sequence[str], *, debug: bool = False) -> None:
 
     Raises:
         ComparisonError: if what is asked for does not go together, or the folder holds another comparison.
-        MisconfigurationException: if the configuration has no data, or its strategy shards the network.
+        MisconfigurationException: if the strategy shards the network.
     """
     hush()
     with parsing(words[1:], debug=debug):
         cli = CompareCLI(**cli_settings("lit-decom compare"), run=False, save_config_callback=None)
     # From here on the words of the process are those that further processes are started with.
     trainer, chosen = cli.trainer, cli.config
-    if cli.datamodule is None:
-        raise MisconfigurationException("Expected the configuration to have `data`, but it has none.")
     refuse_sharded(trainer)
     (settings,) = callbacks_of(trainer)
     folder = Path(chosen["output"] or Path(trainer.default_root_dir) / _FOLDER)
+    layer = settings.explainer.target_layer or layer_of_checkpoint(chosen["ckpt_path"], settings.prefix)
+    settings.explainer = replace(settings.explainer, target_layer=layer)
     comparing = _Comparing(cli.config_init["compare"], settings, cli.datamodule, folder, chosen["limit"])
     # Validation of one batch is there to start the processes and to load the weights; what it logs says nothing.
     loggers, trainer.loggers, trainer.callbacks = trainer.loggers, [], [comparing]  # type: ignore[attr-defined]
     trainer.limit_val_batches = 1
-    trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=chosen["ckpt_path"], verbose=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
+        trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=chosen["ckpt_path"], verbose=False)
     if trainer.is_global_zero and comparing.found is not None:
         for logger in loggers:
             log_table(logger, _FOLDER, COLUMNS, list(table_rows(comparing.found)))
-        _say(comparing.found, folder)
+        weights = chosen["ckpt_path"] or "as the module makes them, since there is no --ckpt_path"
+        _say(comparing.found, f"weights: {weights}", folder)
 
 
 class _Comparing(pl.Callback):
@@ -120,13 +123,7 @@ class _Comparing(pl.Callback):
     ) -> None:
         self.found: Comparison | None = None
         self._options, self._settings, self._datamodule, self._folder = options, settings, datamodule, folder
-        self._limit, self._layer = limit, settings.explainer.target_layer
-
-    @override
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._layer = self._layer or layer_of_checkpoint(checkpoint, self._settings.prefix)
+        self._limit = limit
 
     @override
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -137,7 +134,7 @@ class _Comparing(pl.Callback):
 
         self.found = compare(
             pl_module,
-            self._layer,
+            explainer.target_layer,
             _methods(options.methods, explainer.method),
             self._datamodule,
             options.metrics,
@@ -165,7 +162,7 @@ def _methods(methods: Sequence[str | CAM] | None, own: CAM) -> list[str | CAM]:
     return [own if method == name else method for method in named]
 
 
-def _say(found: Comparison, folder: Path) -> None:
+def _say(found: Comparison, weights: str, folder: Path) -> None:
     """Print where methods stand over all images, the best first, and the paths, which nothing cuts."""
     lines = [
         f"{len(found.methods)} methods on {found.n_images} images; #: one more than are better beyond doubt (95 %)"
@@ -176,7 +173,7 @@ def _say(found: Comparison, folder: Path) -> None:
         here = sorted(found.of(measure.name, keys.ALL).values(), key=_best_first)
         lines += [f"  {each.method:<{width}}  {cell(each)}" + (f"  #{each.rank}" if each.rank else "") for each in here]
     names = ("results.csv", "results.md", "figure.png", "comparison.html")
-    lines += [*found.cautions, *found.omissions, *(f"{name}: {folder / name}" for name in names)]
+    lines += [*found.cautions, *found.omissions, weights, *(f"{name}: {folder / name}" for name in names)]
     for line in lines:
         Console().print(line, soft_wrap=True, highlight=False, markup=False)
 

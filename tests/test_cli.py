@@ -43,7 +43,7 @@ class Network(LightningModule):
     def __init__(self):
         super().__init__()
 """
-COMMANDS = ("fit", "validate", "test", "configs", "report", "replay", "dashboard", "sweep")
+COMMANDS = ("fit", "validate", "test", "compare", "configs", "report", "replay", "dashboard", "sweep")
 
 
 @pytest.fixture
@@ -260,6 +260,7 @@ def assert_lists_commands(text):
     ("words", "options"),
     [
         (["fit"], ["--callback.probe", "--trainer.max_epochs", "--ckpt_path"]),
+        (["compare"], ["--compare.methods", "--compare.strata", "--limit", "--output", "--ckpt_path"]),
         (["configs"], ["NAME", "TARGET"]),
         (["report"], ["RUN_DIR", "--n_drawn"]),
         (["replay"], ["CKPT_DIR", "--config"]),
