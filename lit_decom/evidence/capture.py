@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from math import isqrt
 from typing import NamedTuple
 
 import torch
@@ -117,10 +118,10 @@ class Capture:
         """Run the model on altered activations of the layer, made only when their chunk is due.
 
         What comes before the layer is not run again for each of them, see :class:`lit_decom.evidence.tail.Tail`: an
-        image costs one pass of a chunk of its copies, and one of what follows the layer for every chunk of its altered
-        activations. Submodules that end before the layer begins are the part that is left out, so for a layer inside a
-        block that is what stands before the block and before the layer in it; it is run again where the model's
-        submodules talk to one another past what they return.
+        image costs about the square root of their number in forward passes of the whole network, and for each of them
+        one of what follows the layer. Left out are submodules that end before the layer begins: for a layer inside a
+        block, what stands before the block and before the layer in it. They run again where the model's submodules talk
+        to one another past what they return.
 
         Args:
             rows: the image ``(n,)`` that each altered map comes from; those of an image one after another.
@@ -137,7 +138,8 @@ class Capture:
         with observing(self.model), torch.no_grad():
             for row, own in groupby(rows.tolist()):
                 count = len(list(own))
-                start, end, size = end, end + count, min(count, self.chunk_size)
+                # As many passes as images in each: every one in the first costs the whole network.
+                start, end, size = end, end + count, min(self.chunk_size, isqrt(count - 1) + 1)
                 tail = Tail(self.network, self.layer, self.images[row].expand(size, -1, -1, -1))
                 for begin in range(start, end, size):
                     part = slice(begin, min(begin + size, end))

@@ -18,8 +18,9 @@ class AblationCAM(CAM):
     ``relu(sum_k w_k A_k)``, ``w_k = (y - y_k) / |y|`` with ``y_k`` the score where channel ``k`` is 0 at every
     position. The paper and its codes divide by ``y``, which turns every map into that of the counter-evidence where
     the score is negative; here the scale alone depends on it (our choice), and where ``y`` is 0 the loss itself is the
-    weight. It takes, per image, one pass of what follows the layer for each channel that is not 0 everywhere, and one
-    chunk of forward passes of the whole network: see :meth:`lit_decom.Capture.rescore_activations`.
+    weight. It takes, per image, one pass of what follows the layer for each channel that is not 0 everywhere, and about
+    the square root of their number in forward passes of the whole network: see
+    :meth:`lit_decom.Capture.rescore_activations`.
     """
 
     def __call__(self, capture: Capture) -> Tensor:
