@@ -106,6 +106,22 @@ def test_images_that_are_normalised_otherwise_are_warned_of(tmp_path, recwarn, g
         assert "but got [0.5, 0.5, 0.5]" in said[0]
 
 
+TRAINED = torch.tensor([0.48, 0.45, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [(TRAINED.tolist(), 0), (TRAINED[:, None, None], 0), (255 * TRAINED, 0), ([0.1, 0.2, 0.3], 1), (0.5, 1), (None, 0)],
+)
+def test_normalisations_of_other_data_modules_are_compared_in_whatever_shape(recwarn, mean, told):
+    network = classifier()
+    network.mean, network.std = tuple(TRAINED.tolist()), None
+    task = ClassificationTask(network, len(NAMES), trains="head")
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(mean=mean))
+    task.setup("fit")
+    assert len([entry for entry in recwarn if "as the model was trained with" in str(entry.message)]) == told
+
+
 def test_the_command_line_says_what_to_do_without_a_network(tmp_path, monkeypatch, capsys):
     def refuse(*_, **__):
         raise OSError("no route to host")

@@ -29,7 +29,7 @@ def normalisation_of(owner: Any, images: Tensor) -> tuple[Tensor, Tensor] | None
     given = {name: getattr(owner, name, None) for name in ("mean", "std")}
     if any(value is None or callable(value) for value in given.values()):
         return None
-    mean, std = (_per_channel(value, images.shape[1]) for value in given.values())
+    mean, std = (per_channel(value, images.shape[1]) for value in given.values())
     if mean is None or std is None or not (std > 0).all():
         _say_ignored(owner, f"they are no finite numbers, or not one for each of {images.shape[1]} channels")
         return None
@@ -45,7 +45,8 @@ def normalisation_of(owner: Any, images: Tensor) -> tuple[Tensor, Tensor] | None
     return None
 
 
-def _per_channel(value: Any, channels: int) -> Tensor | None:
+def per_channel(value: Any, channels: int) -> Tensor | None:
+    """Read one number per channel ``(C,)`` out of a number, a list or a tensor; None where it is nothing of these."""
     try:
         numbers = torch.as_tensor(value, dtype=torch.float32).detach().cpu().flatten()
     except (TypeError, ValueError, RuntimeError):

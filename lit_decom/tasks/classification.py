@@ -18,6 +18,7 @@ from torchvision import models as torchvision_models
 
 from lit_decom.models.small_resnet import SmallResNet
 from lit_decom.models.zero_shot import ZeroShotClassifier
+from lit_decom.probe.normalisation import per_channel
 from lit_decom.tasks.optimization import optimization
 
 Task = Literal["multiclass", "binary", "multilabel"]
@@ -111,8 +112,11 @@ class ClassificationTask(L.LightningModule):
                 f"{self.num_classes}. On the command line: `--model.init_args.num_classes={n_known}`."
             )
         for name, trained in self.normalisation.items():
-            given = getattr(data, name, None)
-            if isinstance(given, Tensor) and not torch.allclose(given, torch.tensor(trained), atol=1e-3):
+            given = per_channel(getattr(data, name, None), len(trained))
+            # In units of 0..1, or of 0..255, which gives the same images.
+            if given is not None and not any(
+                torch.allclose(given / white, torch.tensor(trained), atol=1e-3) for white in (1, 255)
+            ):
                 rank_zero_warn(
                     f"Expected the data's `{name}` to be {list(trained)}, as the model was trained with, but got "
                     f"{given.tolist()}."
