@@ -1,38 +1,21 @@
 """One layer throughout a run: what a training found is explained when it is validated, tested, resumed and replayed."""
 
-import lightning.pytorch as pl
 import pytest
 import timm
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch.nn import functional as F
 
 from lit_decom import Probe
 from lit_decom.callbacks import ReplayCallback
 from lit_decom.callbacks.trainer_access import layer_of_checkpoint
 from lit_decom.evidence import target_layer
 from tests.callbacks.test_replay import Data
-from tests.helpers.modules import CLASSES, Aliased, Keep, Spots, callback, fit, loader, seed_all, tiny, trainer
+from tests.helpers.modules import CLASSES, Aliased, Keep, Spots, Wrapped, callback, fit, loader, seed_all, tiny, trainer
 
 
-class Wrapped(pl.LightningModule):
-    """timm's resnet26, whose last normalisations begin at zero."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = timm.create_model("resnet26", num_classes=4)
-
-    def forward(self, images):
-        return self.net(images)
-
-    def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", F.cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+def resnet26():
+    """timm's, whose last normalisations begin at zero."""
+    return Wrapped(timm.create_model("resnet26", num_classes=4))
 
 
 def large_probe(n=2):
@@ -50,7 +33,7 @@ def test_a_network_whose_weights_would_lead_elsewhere_is_explained_at_one_layer(
         return callback(target_layer=None, probe=large_probe())
 
     seed_all(0)
-    first, module = observer(), Wrapped()
+    first, module = observer(), resnet26()
     run = trainer(tmp_path, Keep(tmp_path), first, max_epochs=2)
     run.fit(module, loader(Spots(8)), loader(Spots(4)))
     layer, checkpoint = explained(first), tmp_path / "epoch=0.ckpt"
@@ -58,10 +41,10 @@ def test_a_network_whose_weights_would_lead_elsewhere_is_explained_at_one_layer(
     run.validate(module, loader(Spots(4)), verbose=False)
     assert explained(first) == layer
     afresh = observer()
-    trainer(tmp_path, afresh).validate(Wrapped(), loader(Spots(4)), ckpt_path=checkpoint, verbose=False)
+    trainer(tmp_path, afresh).validate(resnet26(), loader(Spots(4)), ckpt_path=checkpoint, verbose=False)
     assert explained(afresh) == layer
     resumed = observer()
-    trainer(tmp_path, resumed, max_epochs=2).fit(Wrapped(), loader(Spots(8)), loader(Spots(4)), ckpt_path=checkpoint)
+    trainer(tmp_path, resumed, max_epochs=2).fit(resnet26(), loader(Spots(8)), loader(Spots(4)), ckpt_path=checkpoint)
     assert explained(resumed) == layer
     # It was followed: the second snapshot knows the components of the first.
     assert resumed.last_snapshot.similarity.isfinite().any()

@@ -1,33 +1,21 @@
 """Promise 1 for the networks that are fine-tuned today: a ViT, a Swin, and both towers of CLIP, small and seeded."""
 
-import lightning.pytorch as pl
 import pytest
 import timm
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import nn
-from torch.nn import functional as F
 
-from tests.helpers.modules import CLASSES, SIDE, callback, seed_all
+from tests.helpers.modules import CLASSES, SIDE, Wrapped, callback, seed_all
 from tests.helpers.training import assert_same, train
 
 
-class FineTuned(pl.LightningModule):
+class FineTuned(Wrapped):
     """Trains a network by AdamW with a schedule and weights of which some are frozen."""
 
     def __init__(self, net, frozen):
-        super().__init__()
-        self.net = net
+        super().__init__(net)
         net.get_submodule(frozen).requires_grad_(requires_grad=False)
-
-    def forward(self, images):
-        return self.net(images)
-
-    def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/loss", F.cross_entropy(self(batch[0]), batch[1]))
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW([weight for weight in self.parameters() if weight.requires_grad], lr=3e-3)
