@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from lit_decom.data.base import AnnotatedDataset, ClassificationDataModule, Split, Target, bounding_box
 from lit_decom.data.captions import caption
@@ -146,10 +147,7 @@ class Critters(AnnotatedDataset):
         pose = replace(pose, scale=pose.scale * (1 - severity / 3))
         traits = draw_critter(canvas, rng, SPECIES[label], pose)
         picture = _corrupted(canvas, self._random(index, "corruption"), pose, severity)
-        image = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-        image = image.view(self.image_size, self.image_size, 3).permute(2, 0, 1).contiguous()
-        parts = torch.frombuffer(bytearray(canvas.parts().tobytes()), dtype=torch.uint8)
-        parts = parts.view(self.image_size, self.image_size)
+        image, parts = pil_to_tensor(picture).contiguous(), pil_to_tensor(canvas.parts())[0]
         shortcut = self._draw_shortcut(image, parts, index, label)
         return Drawing(image, parts, shortcut, traits)
 

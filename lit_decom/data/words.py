@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from lit_decom.data.base import Split, Target, bounding_box
 from lit_decom.data.critters import Critters, CrittersDataModule
@@ -132,8 +133,7 @@ class CrittersWithWords(Critters):
     def _background(self, index: int) -> tv_tensors.Image:
         # What is behind the critter is drawn first, so it is the same without it.
         picture = cluttered(self._random(index, "critter"), self.image_size).picture()
-        image = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-        return tv_tensors.Image(image.view(self.image_size, self.image_size, 3).permute(2, 0, 1).contiguous())
+        return tv_tensors.Image(pil_to_tensor(picture).contiguous())
 
     def _without_critter(self, index: int, target: Target) -> Target:
         found: Target = {
