@@ -1,7 +1,7 @@
 """Explainer: what is explained and how, for a piece of the probe or all of it."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,9 +13,10 @@ from lit_decom import keys
 from lit_decom.evidence import Capture, Forward, Targets, capture, find_target_layer
 from lit_decom.evidence.observing import device_of
 from lit_decom.functional.complexity import effective_rank
-from lit_decom.methods.base import ComponentMethod
+from lit_decom.methods.base import CAM, ComponentMethod
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.methods.decomposition import Decomposition
+from lit_decom.methods.fused import FMGCAM, ClassMaps
 from lit_decom.probe import Probe
 
 if TYPE_CHECKING:
@@ -162,11 +163,18 @@ class Explained:
         probe: the piece, on the network's device.
         capture: its evidence.
         decomposition: its components.
+        class_maps: what speaks for which of the likeliest classes, where it was asked for.
     """
 
     probe: Probe
     capture: Capture
     decomposition: Decomposition
+    class_maps: ClassMaps | None = None
+
+    def told_apart(self, baselines: Iterable[CAM]) -> "Explained":
+        """Add the maps of single classes, if one of the baselines makes any: that of several is drawn by class."""
+        fused = next((method for method in baselines if isinstance(method, FMGCAM)), None)
+        return self if fused is None else replace(self, class_maps=fused.class_maps(self.capture))
 
     def show(self, *, n_images: int = 8, outline: bool = False) -> "Image.Image":
         """Draw the images with their maps, and say under each whether the network is right.
@@ -260,17 +268,21 @@ class Explanations:
         decomposition: of ``n`` images.
         logits: ``(n, N)`` of the unaltered images.
         targets: ``(n,)``, as in :class:`lit_decom.evidence.Capture`.
+        class_maps: of ``n`` images, where they were asked for.
     """
 
     decomposition: Decomposition
     logits: Tensor
     targets: Tensor
+    class_maps: ClassMaps | None = None
 
     @classmethod
     def of(cls, piece: Explained) -> "Explanations":
         """Keep what outlives the network's pass over one piece."""
         kept = {entry.name: getattr(piece.decomposition, entry.name).cpu() for entry in fields(Decomposition)}
-        return cls(Decomposition(**kept), piece.capture.logits.cpu(), piece.capture.targets.cpu())
+        told = piece.class_maps
+        maps = None if told is None else ClassMaps(told.classes.cpu(), told.maps.cpu())
+        return cls(Decomposition(**kept), piece.capture.logits.cpu(), piece.capture.targets.cpu(), maps)
 
     @classmethod
     def joined(cls, parts: Sequence["Explanations"]) -> "Explanations":
@@ -290,10 +302,12 @@ def _mapped(change: Callable[..., Tensor], *findings: Explanations) -> Explanati
     decompositions = [found.decomposition for found in findings]
     names = [entry.name for entry in fields(Decomposition)]
     changed = {name: change(*(getattr(part, name) for part in decompositions)) for name in names}
+    told = [found.class_maps for found in findings if found.class_maps is not None]
     return Explanations(
         Decomposition(**changed),
         change(*(found.logits for found in findings)),
         change(*(found.targets for found in findings)),
+        ClassMaps(change(*(each.classes for each in told)), change(*(each.maps for each in told))) if told else None,
     )
 
 

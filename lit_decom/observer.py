@@ -1,6 +1,6 @@
 """One snapshot after another, without a Trainer: explain the probe, score it, follow its components."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from lit_decom.components import Components, FactorFindings, FollowedFactors, Fo
 from lit_decom.evidence import ForwardError, refuse_changes
 from lit_decom.evidence.observing import device_of
 from lit_decom.explainer import Explained, Explainer, Explanations, summary, warn_of_embeddings
+from lit_decom.methods.base import CAM
 from lit_decom.probe import Probe
 from lit_decom.process import Process, Stopwatch
 from lit_decom.records import Snapshot
@@ -190,6 +191,7 @@ class Observer:
             settings=self.settings | ({"snapshot": self.n_snapshots} if self.explainer.method.warm_start else {}),
             **found.fields(),
             **({} if shared is None else shared.fields()),
+            **_class_fields(explanations),
         )
 
     def values_by_image(self, score: Score) -> dict[str, float]:
@@ -221,9 +223,13 @@ class Observer:
                 with watch.measuring("track"):
                     if self.shared is not None:
                         self.shared.add(piece.capture)
-                parts.append(Explanations.of(piece))
+                parts.append(Explanations.of(piece.told_apart(self._baselines)))
                 advance(len(piece.probe))
         return _Share(Explanations.joined(parts), None if self.board is None else self.board.table())
+
+    @property
+    def _baselines(self) -> Iterable[CAM]:
+        return () if self.board is None else self.board.baselines.values()
 
     def _score(self, piece: Explained, epoch: int) -> None:
         if self.board is not None:
@@ -323,3 +329,8 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     # Minus infinity is the logit of what cannot be.
     right = (logits.argmax(dim=1) == labels.cpu()) & logits.amax(dim=1).isfinite()
     return right.float().mean().item()
+
+
+def _class_fields(explanations: Explanations) -> dict[str, Tensor]:
+    told = explanations.class_maps
+    return {} if told is None else {"class_maps": told.maps.half(), "class_map_classes": told.classes}

@@ -78,6 +78,9 @@ class Snapshot(ComponentFacts):
         factor_boxes: ``(F, m, 4)``, where: x1, y1, x2, y2 in pixels.
         factor_states: why the factors are no result, see
             :attr:`lit_decom.functional.decision_factors.DecisionFactors.states`.
+        class_maps: ``(n, M, h, w)`` float16, where each image speaks for which of its ``M`` likeliest classes, see
+            :class:`lit_decom.methods.FMGCAM`; where that is a baseline.
+        class_map_classes: ``(n, M)`` int64, which these are.
     """
 
     epoch: int
@@ -113,6 +116,8 @@ class Snapshot(ComponentFacts):
     factor_images: Tensor | None = None
     factor_boxes: Tensor | None = None
     factor_states: tuple[str, ...] = ()
+    class_maps: Tensor | None = None
+    class_map_classes: Tensor | None = None
 
     @classmethod
     def of(cls, decomposition: Decomposition, **rest: Any) -> "Snapshot":

@@ -66,3 +66,19 @@ def test_the_legend_has_a_swatch_of_each_hue():
         counts[index] = int((np.abs(pixels - wanted).max(axis=1) <= 1).sum())
     # A swatch is 10 by 10; two images show the classes 4 and 2.
     assert counts == {4: 200, 0: 100, 2: 200, 1: 100}
+
+
+def test_a_legend_that_is_higher_than_its_picture_has_room():
+    classes = torch.arange(20).view(2, 10)
+    names = [f"the class with the number {index}" for index in range(20)]
+    picture = class_grid(
+        torch.full((2, 3, 16, 16), 0.5),
+        torch.zeros(2, 10, 4, 4),
+        classes,
+        torch.full((2, 10), 0.1),
+        class_names=names,
+        captions=["one", "two"],
+    )
+    pixels = np.asarray(picture).reshape(-1, 3)
+    for colour in class_colours(classes).values():
+        assert (np.abs(pixels - np.round(np.array(colour) * 255)).max(axis=1) <= 1).sum() == 100

@@ -1,7 +1,7 @@
 """Maps of several classes over one image, one hue for each, with a legend (FM-G-CAM, arXiv 2312.05975)."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from lit_decom.render.text import Pixels, wrapped, write
 # Colours that people with a colour deficiency tell apart as well (Okabe and Ito 2008), the most different first.
 _APART = ((0.00, 0.62, 0.45), (0.84, 0.37, 0.00), (0.34, 0.71, 0.91), (0.94, 0.89, 0.26), (0.80, 0.47, 0.65))
 _FIRST, _GOLDEN = 0.72, 0.6180339887  # turns of the colour wheel: no two multiples of the latter are close
-_MARGIN, _TILE, _SWATCH, _TITLE = 6, 128, 10, 13
-_LEGEND = 150  # width of a legend beside its picture
+_MARGIN, _TILE, _SWATCH, _GAP, _TITLE = 6, 128, 10, 3, 13
+_NAMES = 128  # width of the names in a legend
+_Legend = Sequence[tuple[tuple[float, float, float], Sequence[str]]]
 _NOT_FINITE = (0.6, 0.0, 0.0)
 
 
@@ -72,6 +73,7 @@ def class_grid(
     class_names: Sequence[str],
     captions: Sequence[str],
     title: str = "",
+    colours: Mapping[int, tuple[float, float, float]] | None = None,
 ) -> Image.Image:
     """Compose a picture with a row per image: the image, its classes' maps in one, and which hue is which class.
 
@@ -83,47 +85,55 @@ def class_grid(
         class_names: of all classes of the network.
         captions: ``n`` texts under the images.
         title: above the picture.
+        colours: of each class, where several pictures shall have the same.
 
     Returns:
         The picture.
     """
-    colours = class_colours(classes)
+    colours = class_colours(classes) if colours is None else colours
     of_each = torch.tensor([[colours[index] for index in row] for row in classes.tolist()])
     pixels, _ = photos(images, _TILE)
     photo = _unpacked(pixels)
     shown, _ = photos(class_overlay(photo, maps.float(), of_each), _TILE)
-    width = 2 * (_TILE + _MARGIN) + _LEGEND + 2 * _MARGIN
+    width = 2 * (_TILE + _MARGIN) + _SWATCH + _NAMES + 4 * _MARGIN
     heading = wrapped(title, width - 2 * _MARGIN, _TITLE) if title else []
     under = [wrapped(caption, _TILE, LETTERS) for caption in captions]
-    heights = [_TILE + _MARGIN + LINE * len(lines) + _MARGIN for lines in under]
-    page = np.full((sum(heights) + (len(heading) + 1) * (LINE + 2) + 2 * _MARGIN, width), 0xFFFFFFFF, dtype=np.uint32)
+    legends = [
+        [
+            (colours[index], wrapped(f"{class_names[index]} {share_text(share)}", _NAMES, LETTERS))
+            for index, share in each
+        ]
+        for each in (zip(*row, strict=True) for row in zip(classes.tolist(), probabilities.tolist(), strict=True))
+    ]
+    heights = [max(_TILE + LINE * len(lines), _height(legend)) for lines, legend in zip(under, legends, strict=True)]
+    top = (2 if heading else 1) * _MARGIN + len(heading) * (LINE + 2)
+    page = np.full((top + sum(heights) + len(heights) * 2 * _MARGIN, width), 0xFFFFFFFF, dtype=np.uint32)
     for number, line in enumerate(heading):
         write(page, _MARGIN, _MARGIN + number * (LINE + 2), line, _TITLE)
-    top = 2 * _MARGIN + len(heading) * (LINE + 2)
-    for row, lines in enumerate(under):
+    for row, (lines, height) in enumerate(zip(under, heights, strict=True)):
         for column, tile in enumerate((pixels, shown)):
             left = _MARGIN + column * (_TILE + _MARGIN)
             page[top : top + _TILE, left : left + _TILE] = tile[row].numpy().view(np.uint32)
         for number, line in enumerate(lines):
             write(page, _MARGIN, top + _TILE + number * LINE, line, LETTERS)
-        entries = zip(classes[row].tolist(), of_each[row], probabilities[row].tolist(), strict=True)
-        _write_legend(page, top, [(class_names[index], share, colour) for index, colour, share in entries])
-        top += heights[row]
+        _write_legend(page, top, legends[row])
+        top += height + 2 * _MARGIN
     return Image.frombytes("RGB", page.shape[::-1], page, "raw", "RGBX")
 
 
-def _write_legend(page: Pixels, top: int, entries: Sequence[tuple[str, float, Tensor]]) -> None:
-    """Beside a picture: a swatch of its hue, the name and the probability of each class."""
+def _write_legend(page: Pixels, top: int, legend: _Legend) -> None:
+    """Beside a picture: a swatch of its hue, and the name and the probability of each class."""
     left = 2 * (_TILE + _MARGIN) + _MARGIN
-    for name, probability, colour in entries:
-        red, green, blue = (colour * 255).round().int().tolist()
+    for colour, lines in legend:
+        red, green, blue = (round(255 * part) for part in colour)
         page[top + 2 : top + 2 + _SWATCH, left : left + _SWATCH] = 0xFF000000 | blue << 16 | green << 8 | red
-        beside = left + _SWATCH + _MARGIN
-        text = f"{name} {share_text(probability)}"
-        for line in wrapped(text, page.shape[1] - beside - _MARGIN, LETTERS):
-            write(page, beside, top, line, LETTERS)
-            top += LINE
-        top += 3
+        for number, line in enumerate(lines):
+            write(page, left + _SWATCH + _MARGIN, top + number * LINE, line, LETTERS)
+        top += _height([(colour, lines)])
+
+
+def _height(legend: _Legend) -> int:
+    return sum(LINE * len(lines) + _GAP for _, lines in legend)
 
 
 def _unpacked(pixels: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from lit_decom.functional.intervals import MIN_IMAGES
 from lit_decom.records import RunDirectoryError
 from lit_decom.render import component_captions, heat_colours, ossm_grids, share_text, verdict
+from lit_decom.report.by_class import classes_apart
 from lit_decom.report.cards import Card, Pairs, RunFindings, cards, pair
 from lit_decom.report.factors import ON_THEIR_CHARTS, FactorSection, factor_panels, factors_of
 from lit_decom.report.network import accuracy_and_loss, share_right
@@ -45,6 +46,7 @@ SECTIONS = (
     Section("factors", "Decision factors"),
     Section("wrong", "Wrong decisions"),
     Section("components", "Components"),
+    Section("classes", "Where the likeliest classes are seen"),
     Section("curves", "Score gain over the probe"),
     Section("scores", "Scores, by what the network gets right"),
     Section("shared", "Shared components"),
@@ -113,7 +115,8 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
     factors = [factors_of(run, rows, letter) for run, letter in zip(runs, "ab", strict=False)]
     panels, idle = logged_numbers(runs, timeline, ON_THEIR_CHARTS if any(factors) else ())
     photos = _photos(runs[0], {*rows, *(row for each in (*shared, *factors) if each for row in each.rows)})
-    absent = {"numbers": not panels, "shared": any(factors) and not any(shared)}
+    apart = [classes_apart(run, rows) for run in runs]
+    absent = {"numbers": not panels, "shared": any(factors) and not any(shared), "classes": not any(apart)}
     absent |= dict.fromkeys(("factors", "wrong"), not any(factors))
     context = {
         "sections": [section for section in SECTIONS if not absent.get(section.name)],
@@ -134,6 +137,7 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
         "scores": scores_of(runs, timeline),
         "min_images": MIN_IMAGES,
         "dropped": [dropped_metrics(run) for run in runs],
+        "apart": apart,
         "shared": shared,
         "shared_energy": shared_energy(runs, timeline),
         "panels": panels,
