@@ -35,6 +35,12 @@ OVERHEAD = Goal("<=", 0.5, " %")
 GRAD_CAM = Goal("<=", 1.6, " x")
 PER_CHANNEL = Goal(">=", 100, " x")
 CHEAP_METHODS = Goal("<", 2, " x")
+# Methods that ask the network again: against the other package, and against the plain way to do the same.
+SCORE_CAM: dict[ScoreDtype, Goal] = {"float32": Goal(">=", 1.15, " x"), "bfloat16": Goal(">=", 2, " x")}
+ABLATION_TAIL = Goal(">=", 2, " x")
+OPTI_BATCH = Goal(">=", 2, " x")
+EQUAL_MAPS = Goal(">=", 0.999)
+ABLATION_WEIGHTS = Goal("<=", 1e-5)
 # A snapshot with decision factors, to one without any shared components.
 FACTORS = Goal("<=", 1.3, " x")
 # Of the processor time of a whole snapshot, what is spent outside the network.
