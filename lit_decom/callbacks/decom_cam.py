@@ -38,7 +38,7 @@ from lit_decom.explainer import Explainer, TargetPolicy
 from lit_decom.methods.base import ComponentMethod
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.observer import Observer
-from lit_decom.probe import Probe
+from lit_decom.probe import NoImagesError, Probe
 from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot
 from lit_decom.report import write_report
 from lit_decom.scoring import Scoring
@@ -132,7 +132,6 @@ class DecomCAMCallback(pl.Callback):
         self._resumed: dict[str, Any] = {}
         self._class_accuracy = ClassAccuracy()
         self._eight_bit = EightBit(self.explainer.forward)
-        self._probe_loader = 0
         self._tolerance = Tolerance(strict=self.strict)
         shown = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix, self.log_options.most)
         self.run_log = RunLog(self.prefix, self.log_options, shown, self._tolerance)
@@ -161,6 +160,7 @@ class DecomCAMCallback(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         refuse_sharded(trainer)
         Monitors(trainer, self.prefix).refuse_fragile(self.scoring.always_there, every_epoch=self.every_n_epochs == 1)
+        self._probe_loader: int | None = None  # each stage has loaders of its own
         if stage == "fit" and trainer.global_step == 0:
             self._begin()
 
@@ -235,12 +235,14 @@ class DecomCAMCallback(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        of_probe = dataloader_idx == self._probe_loader
+        of_probe = self._probe_loader in {None, dataloader_idx}
         counting = self.scoring.needs_class_accuracy and of_probe and not trainer.sanity_checking
         if counting and self._is_due(trainer):
-            with self._tolerance.forgiving("count right and wrong answers"):
+            with self._tolerance.forgiving("count right and wrong answers"), suppress(NoImagesError):
                 unpack = self._eight_bit.unpacking(pl_module, self.run.unpack)
                 self._class_accuracy.count(pl_module, batch, unpack, self.explainer.forward)
+                # Where the probe was not read from a loader yet, it is of the first one with images.
+                self._probe_loader = dataloader_idx
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0

@@ -106,6 +106,26 @@ def test_a_first_loader_without_images_is_passed_over_and_said(tmp_path, togethe
     assert torch.equal(observer.probe.images[0], data.images[int(observer.probe.ids[0])])
 
 
+@pytest.mark.filterwarnings("ignore:The probe is from loader 1")
+@pytest.mark.parametrize("given", [False, True], ids=["probe read", "probe given"])
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_right_answers_are_counted_on_the_first_loader_with_images(tmp_path, monkeypatch, given, stage):
+    counted, accuracy = [], ClassAccuracy.accuracy
+    monkeypatch.setattr(
+        ClassAccuracy, "accuracy", lambda self, process: counted.append(self._counts) or accuracy(self, process)
+    )
+    loaders = [loader(Captions()), loader(Spots(8, seed=3)), loader(Spots(12, seed=4))]
+    settings = {"metrics": "default", "strata": "class_accuracy"} | ({} if given else {"probe": 6})
+    observer = callback(**settings)
+    run = trainer(tmp_path, observer, num_sanity_val_steps=0)
+    if stage == "fit":
+        run.fit(AnyLoader(), loader(), loaders)
+    else:
+        run.validate(AnyLoader(), loaders, verbose=False)
+    assert counted[0][1].sum() == 8
+    assert observer.last_snapshot.metric_scores
+
+
 def test_no_loader_with_images_is_refused_before_training_with_the_remedy(tmp_path):
     module = AnyLoader()
     with pytest.raises(MisconfigurationException, match=r"Captions: .*keys \['caption', 'length'\].*`unpack=`"):
