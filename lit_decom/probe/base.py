@@ -60,7 +60,8 @@ class Probe:
             raise ValueError(f"Expected `images` to be (n, C, H, W) with n >= 1, but got {tuple(self.images.shape)}.")
         if not self.images.is_floating_point():
             raise ValueError(
-                f"Expected `images` as the network sees them, floating point, but got {self.images.dtype}."
+                f"Expected `images` as the network sees them, floating point, but got {self.images.dtype}: make floats "
+                "of them as the steps of the module do, by `unpack=` where they come from a dataset or loader."
             )
         n = len(self.images)
         if self.labels.shape != (n,) or self.labels.is_floating_point():

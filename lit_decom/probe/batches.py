@@ -138,7 +138,10 @@ def _sample(image: Tensor, target: Mapping[str, Any]) -> Sample:
 def _label_of(value: Any) -> Tensor:
     """Class of one sample ``()``, negative where nobody labelled it; or which labels it has, ``(N,)`` bool."""
     try:
-        return as_labels(plain(value).reshape(1, -1))[0]
+        label = plain(value)
+        label = label[0] if label.ndim > 1 and len(label) == 1 else label
+        # Not flattened: a mask is no vector of labels, though it holds 0 and 1.
+        return as_labels(label[None])[0]
     except (TypeError, ValueError, RuntimeError) as error:
         got = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else repr(value)
         raise ValueError(

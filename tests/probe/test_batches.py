@@ -194,6 +194,10 @@ def test_labels_of_fewer_than_all_images_are_refused():
 def test_a_label_that_is_a_text_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"label to be one class index, .* but got 'owl'\. Pass `unpack=`"):
         samples_of((IMAGES, ["owl"] * B), None)
+    with pytest.raises(ValueError, match=r"but got \(6, 6\) torch.bool\. Pass `unpack=`"):
+        samples_of((IMAGES, MASKS.bool()), None)
+    with pytest.raises(ValueError, match=r"but got \(1, 6, 6\) torch.int64\. Pass `unpack=`"):
+        samples_of((IMAGES[:1], MASKS[:1]), None, alone=True)
     with pytest.raises(ValueError, match=r"but got \(2,\) torch.float32\. Pass `unpack=`"):
         samples_of((IMAGES, torch.full((B, 2), 0.5)), None)
 
