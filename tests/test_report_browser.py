@@ -139,6 +139,25 @@ def test_the_shared_scale_darkens_weak_maps_only(page):
     assert page.execute_script(light) == own
 
 
+def test_the_common_scale_is_one_for_all_images(page):
+    chromium.point_at(page, "input[value=common]", click=True)
+    limits = page.execute_script("return JSON.parse(document.getElementById('data').textContent).common")
+    pixels = page.execute_script(
+        "return [...document.querySelectorAll('.tile canvas')].slice(0, 8).map((c) =>"
+        "[...c.getContext('2d').getImageData(0, 0, c.width, c.height).data])"
+    )
+    chromium.point_at(page, "input[value=own]", click=True)
+    shown = torch.tensor(pixels).reshape(2, 4, *PLAN.size, 4)[..., :3].permute(0, 1, 4, 2, 3) / 255
+    found = record_of(PLAN, PLAN.n_epochs - 1).decomposition
+    ranks = [identities_at(PLAN, PLAN.n_epochs - 1).index(name) for name in (0, 1, PLAN.n_components)]
+    full = torch.tensor([limits[0], *[limits[1]] * 3])
+    for row in range(2):
+        maps = torch.cat([found.cam[row, None], found.ossms[row, ranks]])
+        expected = overlay(probe_of(PLAN).images[row, None].expand(4, -1, -1, -1), maps, full)
+        # eight bits, and an image that went through JPEG
+        assert (shown[row] - expected).abs().mean(dim=(1, 2, 3)).max() < 0.01
+
+
 def test_the_keyboard_reaches_everything(page):
     stops = []
     for _ in range(12):

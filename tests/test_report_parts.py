@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from lit_decom.report import write_report
 from lit_decom.report.cards import RunFindings, cards, pair
 from lit_decom.report.charts import Chart, Line, interval_text, limits_of, nice_ticks, value_text
 from lit_decom.report.columns import follow_columns, keep_columns
+from lit_decom.report.pictures import common_limit
 from lit_decom.report.runs import read_run
 from lit_decom.report.timeline import Timeline, events_of
 from tests.helpers.page import report
@@ -52,6 +54,22 @@ def test_two_runs_share_their_scales(tmp_path):
     for card in cards([RunFindings.of(run) for run in runs], Timeline.of(runs), [0], None):
         assert card.blocks[0].chart.limits == card.blocks[1].chart.limits
         assert card.blocks[0].n_columns == card.blocks[1].n_columns
+
+
+def test_the_common_scale_leaves_nine_of_ten_maps_below_it(tmp_path):
+    plan = Plan(n_images=6)
+    page = report(planted_run(tmp_path / "a", plan), planted_run(tmp_path / "b", replace(plan, run_id="b")))
+    every = [record_of(plan, epoch).decomposition for epoch in range(plan.n_epochs)] * 2
+    maps = [each.cam[row].max().item() for each in every for row in range(6)]
+    components = [each.ossms[row].max().item() for each in every for row in range(6)]
+    # patterns are kept in half precision
+    assert page.data["common"] == pytest.approx([np.percentile(maps, 90), np.percentile(components, 90)], rel=2e-3)
+
+
+def test_maps_that_are_not_finite_have_no_part_in_the_common_scale():
+    assert common_limit(torch.tensor([*range(11), float("nan"), float("inf")])) == 9.0
+    assert common_limit(torch.tensor([float("nan")])) == 0.0
+    assert common_limit(torch.zeros(0)) == 0.0
 
 
 def test_shared_components_of_two_runs_are_kept_apart(tmp_path):

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from lit_decom.functional.intervals import MIN_IMAGES
 from lit_decom.records import RunDirectoryError
 from lit_decom.render import component_captions, heat_colours, ossm_grids, share_text, verdict
@@ -25,7 +27,7 @@ from lit_decom.report.overview import (
     shared_energy,
     words,
 )
-from lit_decom.report.pictures import data_uri, photo
+from lit_decom.report.pictures import common_limit, data_uri, photo
 from lit_decom.report.runs import Run, read_run
 from lit_decom.report.scores import dropped_metrics, scores_of
 from lit_decom.report.shell import render_page
@@ -143,9 +145,16 @@ def _rendered(runs: Sequence[Run], n_drawn: int, match_epoch: int | None) -> str
         "panels": panels,
         "idle": idle,
         "data": _data(runs, timeline, drawn, {"shared": shared, "factors": factors}, photos)
-        | {"matched": pairs is not None},
+        | {"matched": pairs is not None, "common": _common(found)},
     }
     return render_page("report.html.j2", context, scripts=("maps.js", "factors.js", "report.js"))
+
+
+def _common(found: Sequence[RunFindings]) -> list[float]:
+    """What counts as full heat in all integrated maps, and in all components, whichever the image and the snapshot."""
+    every = [decomposition for each in found for decomposition in each.decompositions]
+    maps = common_limit(torch.cat([each.cam.amax(dim=(1, 2)) for each in every]))
+    return [maps, common_limit(torch.cat([each.ossms.amax(dim=(1, 2, 3)) for each in every]))]
 
 
 def _matched(found: Sequence[RunFindings], timeline: Timeline, epoch: int | None) -> tuple[Pairs | None, str]:

@@ -70,6 +70,21 @@ def packed(maps: Tensor) -> tuple[str, list[float | None]]:
     return _text(levels), [None if bad else float(f"{limit:.4g}") for bad, limit in found]
 
 
+def common_limit(largest: Tensor) -> float:
+    """Choose what counts as full heat on a scale that all images share: nine of ten maps stay below it.
+
+    As the common intensity scale of :class:`lit_decom.functional.integrated_features.IntensityScale`.
+
+    Args:
+        largest: value of each map ``(m,)``; what is not finite is left out.
+
+    Returns:
+        The limit; 0 where no map has any heat.
+    """
+    known = largest[largest.isfinite()].float()
+    return float(f"{known.quantile(0.9).item():.4g}") if len(known) else 0.0
+
+
 class SignedMaps:
     """Maps of either sign, written down in eight bits one after the other."""
 
@@ -89,11 +104,12 @@ class SignedMaps:
 
     @property
     def data(self) -> dict[str, Any]:
-        """The maps as :func:`packed` writes them, the largest magnitude of each, None with NaN, and of each image."""
+        """The maps as :func:`packed` writes them, the largest magnitude of each and of each image, and a common one."""
         return {
             "maps": _text(torch.stack(self._levels)) if self._levels else "",
             "limits": self._limits,
             "most": self._most,
+            "common": common_limit(torch.tensor(list(self._most.values()))),
         }
 
 

@@ -20,10 +20,10 @@ const decisionFactors = async (data, photos, grids, { width, height, make, infla
       paint(canvas, greyIn(row), null, 0);
       return canvas;
     }
-    const shared = document.querySelector("input[name=scale]:checked").value === "shared";
-    const most = factors.most[row];
+    const scale = document.querySelector("input[name=scale]:checked").value;
+    const most = scale === "common" ? factors.common : factors.most[row];
     const values = upsample(stores[run].subarray(index * h * w, (index + 1) * h * w), [h, w], ...grids[run]);
-    paint(canvas, greyIn(row), values, shared && most > 0 ? limit / most : 1, true);
+    paint(canvas, greyIn(row), values, scale !== "own" && most > 0 ? limit / most : 1, true);
     return canvas;
   };
 

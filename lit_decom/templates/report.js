@@ -45,11 +45,11 @@
     const limits = block.image.limits[frame];
     const limit = limits[index];
     if (limit === null) return paint(canvas, block.grey, null, 0);
-    const shared = document.querySelector("input[name=scale]:checked").value === "shared";
-    const most = block.image.shared[index === 0 ? 0 : 1];
+    const scale = document.querySelector("input[name=scale]:checked").value;
+    const most = (scale === "common" ? data.common : block.image.shared)[index === 0 ? 0 : 1];
     const start = (frame * limits.length + index) * h * w;
     const values = upsample(block.maps.subarray(start, start + h * w), [h, w], ...grids[block.run]);
-    return paint(canvas, block.grey, values, shared && most > 0 ? limit / most : 1);
+    return paint(canvas, block.grey, values, scale !== "own" && most > 0 ? limit / most : 1);
   };
 
   const clear = (tile, canvas, text) => {
