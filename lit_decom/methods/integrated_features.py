@@ -60,15 +60,17 @@ class FeatureAnalysis:
         kept = finite_images(capture.activations, capture.gradients, capture.logits, weighted)
         self.n_left_out += int((~kept).sum())
         weighted, targets, logits = weighted[kept], capture.targets[kept], capture.logits[kept]
-        maps, importances = weighted.sum(dim=1).flatten(1), weighted.sum(dim=(2, 3))
+        # On the CPU, since MPS has no float64.
+        maps, importances = (weighted.sum(dim=axes).flatten(1).cpu().double() for axes in (1, (2, 3)))
+        targets, logits = targets.cpu(), logits.cpu().double()
         score = logits.gather(1, targets[:, None])
-        ends = torch.stack([maps.amax(dim=1), maps.amin(dim=1), maps.double().sum(dim=1)], dim=1)
-        self._images.append(torch.cat([targets[:, None], score, ends], dim=1).double().cpu())
-        right = (logits.argmax(dim=1) == targets).cpu()
+        ends = torch.stack([maps.amax(dim=1), maps.amin(dim=1), maps.sum(dim=1)], dim=1)
+        self._images.append(torch.cat([targets[:, None], score, ends], dim=1))
+        right = logits.argmax(dim=1) == targets
         if self._sums is None:
             self._sums = torch.zeros(len(self._counts), weighted.shape[1], dtype=torch.float64)
-        self._sums.index_add_(0, targets.cpu()[right], importances.double().cpu()[right])
-        self._counts += targets.cpu()[right].bincount(minlength=len(self._counts))
+        self._sums.index_add_(0, targets[right], importances[right])
+        self._counts += targets[right].bincount(minlength=len(self._counts))
 
     @property
     def distribution(self) -> FeatureDistribution:

@@ -3,10 +3,15 @@
 import captum.attr
 import numpy as np
 import pytest
+import pytorch_grad_cam
 import torch
+import torchcam.methods
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 
 from lit_decom import METHODS, capture
-from lit_decom.functional.cam import channel_weights
+from lit_decom.functional.cam import channel_weights, weighted_map
+from lit_decom.functional.decomposition import decompose
 from tests.helpers.networks import (
     Flattening,
     Patches,
@@ -119,6 +124,62 @@ def test_class_weighted_channel_maps_agree_with_captum(which):
     # the sum over channels of both signs is smaller than what it sums
     atol = 1e-5 * found.abs().sum(dim=1).max().item()
     torch.testing.assert_close(METHODS["grad_cam"]()(evidence), summed[:, 0].detach(), rtol=0, atol=atol)
+
+
+PEERS = {"grad_cam": "GradCAM", "grad_cam_pp": "GradCAMPlusPlus", "x_grad_cam": "XGradCAM"}
+PEERS |= {"hi_res_cam": "HiResCAM", "layer_cam": "LayerCAM"}
+
+
+def correlations(found, expected):
+    pairs = zip(found.flatten(1).double().numpy(), np.asarray(expected).reshape(len(found), -1), strict=True)
+    return [np.corrcoef(one, other)[0, 1] for one, other in pairs]
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("make", [SmallCNN, Flattening])
+def test_gradient_methods_agree_with_pytorch_grad_cam(name, make):
+    network, images, targets = seeded(make()), noise_images(), [3, 0, 4, 1]
+    peer = getattr(pytorch_grad_cam, PEERS[name])(network, [network.stage2])
+    peer.forward(images, [ClassifierOutputTarget(target) for target in targets])
+    kept = peer.activations_and_grads
+    activations, gradients = kept.activations[0].numpy(), kept.gradients[0].numpy()
+    kept.release()
+    expected = peer.get_cam_image(images, network.stage2, targets, activations, gradients, eigen_smooth=False)
+    found = METHODS[name]()(capture(network, "stage2", images, torch.tensor(targets)))
+    assert min(correlations(found, np.maximum(expected, 0))) >= 0.999
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"), [("grad_cam", "GradCAM"), ("x_grad_cam", "XGradCAM"), ("layer_cam", "LayerCAM")]
+)
+def test_gradient_methods_agree_with_torchcam(name, peer):
+    network, vectors = golden()
+    targets = vectors.targets.tolist()
+    with getattr(torchcam.methods, peer)(network, "relu3") as extractor:
+        (expected,) = extractor(targets, network(vectors.images.clone()))
+    found = METHODS[name]()(capture(network, "relu3", vectors.images, vectors.targets))
+    assert min(correlations(found, expected.detach())) >= 0.999
+
+
+def test_torchcams_grad_cam_pp_is_that_of_cubed_gradients():
+    # It divides a copy, since a mask selects one: what should be weighted by g^2 / (2 g^2 + ...) is weighted by g^2.
+    network, vectors = golden()
+    with torchcam.methods.GradCAMpp(network, "relu3") as extractor:
+        (expected,) = extractor(vectors.targets.tolist(), network(vectors.images.clone()))
+    evidence = capture(network, "relu3", vectors.images, vectors.targets)
+    cubed = weighted_map(evidence.activations, evidence.gradients.relu().pow(3).sum(dim=(2, 3)))
+    assert min(correlations(cubed, expected.detach())) >= 0.999
+    assert min(correlations(METHODS["grad_cam_pp"]()(evidence), expected.detach())) < 0.9
+
+
+@pytest.mark.parametrize("name", ["eigen_cam", "eigen_grad_cam"])
+def test_eigen_methods_of_pytorch_grad_cam_take_means_out_and_leave_signs_open(name):
+    evidence = capture(seeded(SmallCNN()), "stage2", noise_images(), "predicted")
+    maps = evidence.activations if name == "eigen_cam" else evidence.activations * evidence.gradients
+    expected = get_2d_projection(maps.numpy().copy())
+    centred = decompose(maps, 1, centred=True).components[:, 0]
+    assert min(map(abs, correlations(centred, expected))) >= 0.999
+    assert max(map(abs, correlations(METHODS[name]()(evidence), expected))) < 0.99
 
 
 def test_with_pooling_and_a_linear_head_gradient_times_activation_sums_to_the_logit_less_its_bias():
