@@ -109,9 +109,12 @@ class Store:
         """Note what is compared, or make sure that the rows that are there are of the same comparison.
 
         Raises:
-            ComparisonError: if they are of another one.
+            ComparisonError: if they are of another one, or the folder cannot be made.
         """
-        self._rows.mkdir(parents=True, exist_ok=True)
+        try:
+            self._rows.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ComparisonError(f"Expected `output` to be a folder that can be written to, but: {error}") from error
         if not self._settings.exists():
             _write_at_once(self._settings, json.dumps(settings, indent=2).encode())
             return

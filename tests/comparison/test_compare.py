@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lit_decom import METHODS, DecomCAM, Probe, capture, compare
-from lit_decom.comparison import ComparisonError, accuracy_stratified
+from lit_decom.comparison import Comparison, ComparisonError, accuracy_stratified
 from lit_decom.comparison.judging import Judge
 from lit_decom.functional.image import upsample
 from lit_decom.functional.stability import map_similarity
@@ -36,6 +36,12 @@ METRICS = (Gini(), AverageDrop(target="label"), AverageIncrease(target="label"))
 @pytest.fixture(scope="module")
 def network():
     return tiny().eval()
+
+
+@pytest.fixture
+def unwritten(monkeypatch):
+    """Leave out tables, figure and page, which take longer than the rest of such a small comparison."""
+    monkeypatch.setattr(Comparison, "write", lambda *_: None)
 
 
 def compared(network, data, **settings):
@@ -197,6 +203,7 @@ class TestTheNumbers:
         assert shown[0].label == CLASSES[data.targets[expected[0]]]
         assert torch.allclose(shown[0].maps[0], METHODS["eigen_cam"]()(evidence)[expected[0]], atol=1e-5)
 
+    @pytest.mark.usefixtures("unwritten")
     def test_an_image_without_a_label_is_left_out_and_read_once(self, network, tmp_path):
         data = Noted(40)
         data.targets[23] = data.targets[37] = -1
@@ -216,6 +223,7 @@ class TestTheNumbers:
         assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@pytest.mark.usefixtures("unwritten")
 class TestLimit:
     def test_it_draws_from_all_images_and_goes_on_from_fewer(self, network, tmp_path):
         data = Noted(64)
@@ -235,6 +243,7 @@ class TestLimit:
         same(compared(network, stream, limit=7), compared(network, first))
 
 
+@pytest.mark.usefixtures("unwritten")
 class TestResuming:
     def test_what_was_written_is_not_computed_again(self, network, tmp_path, monkeypatch):
         judged = Judge.rows
@@ -281,6 +290,11 @@ class TestResuming:
             compared(other, DataLoader(Spots(4), 4), output=tmp_path)
         with pytest.raises(ComparisonError, match="another `first_images`"):
             compared(network, DataLoader(Spots(4, seed=1), 4), output=tmp_path)
+
+    def test_a_folder_that_cannot_be_made_is_named(self, network, tmp_path):
+        (tmp_path / "taken").write_text("a file")
+        with pytest.raises(ComparisonError, match="`output` to be a folder that can be written to"):
+            compared(network, DataLoader(Spots(4), 4), output=tmp_path / "taken")
 
     def test_strata_and_the_pair_may_change(self, network, tmp_path, monkeypatch):
         compared(network, DataLoader(Spots(16), 4), output=tmp_path)
