@@ -164,9 +164,7 @@ def _methods(methods: Sequence[str | CAM] | None, own: CAM) -> list[str | CAM]:
 
 def _say(found: Comparison, weights: str, folder: Path) -> None:
     """Print where methods stand over all images, the best first, and the paths, which nothing cuts."""
-    lines = [
-        f"{len(found.methods)} methods on {found.n_images} images; #: one more than are better beyond doubt (95 %)"
-    ]
+    lines = [f"{found.title}; #: one more than are better beyond doubt (95 %)"]
     width = max(map(len, found.methods))
     for measure in found.measures:
         lines.append(f"{measure.name}{arrow(measure.higher_is_better)}")

@@ -98,6 +98,7 @@ def _over_bins(axes: Axes, comparison: Comparison, measure: Measure) -> None:
             yerr=_reach([each for _, each in points]), fmt=_MARKS[number // len(HUES) % len(_MARKS)], markersize=3,
             elinewidth=0.8, color=_hue(number), label=method,
         )  # fmt: skip
+    axes.set_xlabel(" ".join(bins[0].split("_")[:-2]), fontsize=8)
     axes.set_xlim(-0.5, len(bins) - 0.5)
     axes.set_xticks(range(len(bins)), ["-".join(name.split("_")[-2:]) for name in bins], rotation=45)
 

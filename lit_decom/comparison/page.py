@@ -20,7 +20,7 @@ _ON_PAGE = {INK: "--ink", QUIET: "--quiet"} | {hue: f"--c{number}" for number, h
 def page_of(comparison: Comparison) -> str:
     """Lay a comparison out: who is first, the panels, the table of everything, and where two methods disagree."""
     context = {
-        "title": f"{len(comparison.methods)} methods on {comparison.n_images} images",
+        "title": comparison.title,
         "model": comparison.settings["model"],
         "layer": comparison.settings["layer"],
         "target": comparison.settings["target"],

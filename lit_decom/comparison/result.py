@@ -71,6 +71,12 @@ class Comparison:
         """Their names, ``all`` first."""
         return tuple(dict.fromkeys(standing.stratum for standing in self.standings))
 
+    @property
+    def title(self) -> str:
+        """How much was compared."""
+        which = " that the network gets right" if self.settings["correct_only"] else ""
+        return f"{len(self.methods)} methods on {self.n_images} images{which}"
+
     def of(self, measure: str, stratum: str = keys.ALL) -> dict[str, Standing]:
         """Where every method stands by one measure, by its name."""
         return {

@@ -62,8 +62,7 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 
 def markdown(comparison: Comparison) -> str:
     """Write a table per stratum, a row per method and a column per measure; then what it cost, and how to read it."""
-    title = f"# {len(comparison.methods)} methods on {comparison.n_images} images"
-    parts = [title, *comparison.cautions, *comparison.omissions]
+    parts = [f"# {comparison.title}", *comparison.cautions, *comparison.omissions]
     for stratum in comparison.strata:
         parts += [f"## {stratum} ({_count(comparison, stratum)} images)", _lines(_of_stratum(comparison, stratum))]
     parts += ["## Cost per image", _lines(_costs(comparison)), *legend(comparison)]

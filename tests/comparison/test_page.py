@@ -42,7 +42,14 @@ def planted():
         evidence_seconds=0.01,
         measures=MEASURES,
         bins=(),
-        settings={"model": "Net", "layer": "layer4", "target": "label", "methods": {}, "metrics": {}},
+        settings={
+            "model": "Net",
+            "layer": "layer4",
+            "target": "label",
+            "methods": {},
+            "metrics": {},
+            "correct_only": True,
+        },
         n_images=20,
         n_explained=20,
         pair=("one", "two"),
@@ -107,6 +114,7 @@ def test_nothing_reaches_beyond_the_page(page, width, scheme):
 
 def test_it_says_who_is_first_what_knows_nothing_and_what_is_missing():
     text = page_of(planted())
+    assert "4 methods on 20 images that the network gets right" in text
     assert "<li>gain: two.</li>" in text
     assert "drop: no method is better beyond doubt than fake_cam, which does not know what is explained" in text
     assert "&lt;three&gt;: 2 of 20 images by drop have no value" in text
