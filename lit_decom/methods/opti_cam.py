@@ -25,7 +25,9 @@ class OptiCAM(CAM):
     ``S = sum_k softmax(u)_k relu(A_k)``, with ``u`` of each image found by Adam such that the target score of
     ``x * n(up(S))`` is large, where ``up`` is bilinear and ``n`` stretches to [0, 1]. All images of a batch are
     optimised at once, each for itself, and one that no longer changes takes no further part. It takes up to
-    ``max_iterations`` forward passes per image, and as many backward passes through the whole network.
+    ``max_iterations`` forward passes per image, and as many backward passes through the whole network. Rounding grows
+    from one iteration to the next: after a hundred, maps of another batch or chunk size agree in a few digits, and now
+    and then differ by some percent of their largest value.
 
     It optimises what average drop and average gain measure, and wins these; its authors report worse insertion,
     deletion and localization than those of Grad-CAM.

@@ -34,6 +34,14 @@ def test_scoring_the_explanations_leaves_training_alone(tmp_path, score_dtype, s
     assert_same(watched, train(tmp_path / "alone"))
 
 
+def test_baselines_that_ask_the_network_again_leave_training_alone(tmp_path):
+    baselines = ["score_cam", "score_cam_pp", "ablation_cam", "opti_cam"]
+    observer = callback(metrics="default", baselines=baselines)
+    watched = train(tmp_path / "watched", observer, accumulate_grad_batches=3, max_epochs=2)
+    assert observer.errors == 0
+    assert_same(watched, train(tmp_path / "alone", accumulate_grad_batches=3, max_epochs=2))
+
+
 def test_a_snapshot_in_the_middle_of_an_accumulation_leaves_its_gradients(tmp_path):
     arguments = {"accumulate_grad_batches": 4, "val_check_interval": 1}
     observer, module = callback(), tiny(freeze_first_norm=True)
