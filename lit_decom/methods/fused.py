@@ -41,7 +41,7 @@ class FMGCAM(CAM):
     The target of the capture does not matter, only its images. One forward and ``n_classes`` backward passes more.
 
     Attributes:
-        n_classes: how many classes; all of them where the network has less.
+        n_classes: how many classes; all that can be where there are less.
         scale: how the classes' maps are made comparable: ``"map"``, each to unit norm (our reading of the paper, which
             normalises maps); ``"columns"``, each column of each map to unit norm, which the released code does;
             ``"none"``, which leaves them in the units of the logits (the code with ``enhance=False``).
@@ -65,7 +65,8 @@ class FMGCAM(CAM):
     def class_maps(self, capture: Capture) -> ClassMaps:
         """Tell the classes of a batch apart."""
         activations = capture.activations
-        classes = capture.logits.topk(min(self.n_classes, capture.logits.shape[1]), dim=1).indices
+        possible = int((capture.logits != -torch.inf).sum(dim=1).amax())
+        classes = capture.logits.topk(min(self.n_classes, possible), dim=1).indices
         positions = activations.shape[-2] * activations.shape[-1]
         weights = class_gradients(capture, classes) / positions
         # One class after the other, not all weighted activations at once, in the precision of the evidence.

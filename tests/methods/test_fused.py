@@ -105,7 +105,7 @@ def test_a_network_of_fewer_classes_shows_all_it_has():
 def test_labels_that_are_there_or_not_are_two_classes_of_the_label_asked_about():
     asked = torch.tensor([1, 3])
     evidence = capture(seeded(SmallCNN()), "stage2", noise_images(2), "predicted", asked=asked)
-    found = FMGCAM(2).class_maps(evidence)
+    found = FMGCAM().class_maps(evidence)
     assert {*found.classes[0].tolist()} == {1, 6}
     assert {*found.classes[1].tolist()} == {3, 8}
     # Half the logit, up or down: what speaks for one speaks against the other.
