@@ -116,7 +116,7 @@ class Probe:
             The probe, with copies of the tensors on the CPU.
 
         Raises:
-            ValueError: if a label is negative, there are none, or what is given does not fit together.
+            ValueError: if there are none, or what is given does not fit together.
         """
         for name, dtype in {"masks": torch.bool, "parts": torch.bool, "mean": torch.float, "std": torch.float}.items():
             if known.get(name) is not None:
@@ -129,8 +129,6 @@ class Probe:
         images, labels = plain(images), as_labels(plain(labels))
         if labels.ndim == 2:
             images, labels, known = one_row_per_label(images, labels, known)
-        if (labels < 0).any():
-            raise ValueError(f"Expected `labels` to be 0 or more, but got {int(labels.min())}: leave these images out.")
         return cls(images.clone(), labels.clone(), **known)
 
     @classmethod

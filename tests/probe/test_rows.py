@@ -186,11 +186,6 @@ def test_one_name_is_that_of_the_presence_whatever_the_probe_holds(labels):
     assert [probe.class_name(label) for label in (0, 1)] == ["no crest", "crest"]
 
 
-def test_labels_below_0_are_refused():
-    with pytest.raises(ValueError, match="`labels` to be 0 or more, but got -1: leave these"):
-        Probe.from_tensors(images_of(2), torch.tensor([-1, 0]))
-
-
 @pytest.mark.parametrize("label", [1.0, torch.tensor(1.0), torch.tensor([1.0]), True])
 def test_yes_in_floating_point_is_class_1(label):
     class One(Several):
