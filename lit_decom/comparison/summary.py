@@ -64,7 +64,8 @@ class Cost:
     Attributes:
         method: its name.
         seconds: of wall time.
-        forwards: altered images that the network is shown.
+        forwards: altered images that the network is shown; altered activations count as much, whatever part of the
+            network is left out for them.
         peak_bytes: memory that it needs at once; NaN where it was not measured.
     """
 

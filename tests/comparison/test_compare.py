@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lit_decom import METHODS, DecomCAM, Probe, capture, compare
 from lit_decom.comparison import Comparison, ComparisonError, accuracy_stratified
 from lit_decom.comparison.judging import Judge
+from lit_decom.comparison.source import source_of
 from lit_decom.functional.image import upsample
 from lit_decom.functional.stability import map_similarity
 from lit_decom.metrics import (
@@ -27,6 +28,7 @@ from lit_decom.metrics import (
     PartIoU,
     PixelAveragePrecision,
 )
+from lit_decom.process import Process
 from tests.helpers.modules import CLASSES, SIDE, Spots, tiny
 
 METHOD_NAMES = ["layer_cam", "grad_cam", "eigen_cam"]
@@ -221,6 +223,27 @@ class TestTheNumbers:
         assert torch.equal(torch.get_rng_state(), state)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
         assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class TestSharing:
+    @pytest.mark.parametrize("done", [set(), {0, 1, 2, 9}])
+    @pytest.mark.parametrize(
+        "read",
+        [
+            lambda data: DataLoader(data, 3),
+            lambda data: DataLoader(Unindexed(data), 3),
+            lambda data: Probe.from_tensors(data.images, torch.tensor(data.targets)),
+        ],
+        ids=["index", "stream", "probe"],
+    )
+    def test_processes_take_each_image_once_and_leave_out_what_is_done(self, read, done):
+        source = source_of(read(Spots(20)), batch_size=3)
+        shares = [
+            [place for batch in source.batches(done, None, Process(rank, 3)) for place in batch.places]
+            for rank in range(3)
+        ]
+        assert all(shares)
+        assert sorted(place for share in shares for place in share) == sorted(set(range(20)) - done)
 
 
 @pytest.mark.usefixtures("unwritten")
