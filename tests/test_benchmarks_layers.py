@@ -43,6 +43,7 @@ def check(family, size):
     assert found.beside < 1e-3
     assert found.seconds < 10
     if family not in PLACELESS:
+        assert found.placed is not None
         assert found.placed >= 8
     return found.layer
 
