@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from lit_decom import DecomCAM, Decomposition, Probe, capture
-from lit_decom import records as records_module
-from lit_decom.records import RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot, displayed
+from lit_decom.records import RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot, displayed, files, snapshot
 from lit_decom.scores import Score
 from tests.helpers.modules import probe, tiny
 from tests.helpers.runs import in_old_layout
@@ -126,7 +125,7 @@ def test_the_layout_is_raised_with_the_fields():
     required = {
         entry.name for entry in fields(Snapshot) if entry.default is MISSING and entry.default_factory is MISSING
     }
-    assert (records_module._LAYOUT, len(required)) == (3, 19)
+    assert (snapshot._LAYOUT, len(required)) == (3, 19)
 
 
 def test_an_image_whose_evidence_is_broken_comes_back_as_such(record, decomposition, tmp_path):
@@ -333,7 +332,7 @@ def test_a_picture_lies_beside_its_record(record, tmp_path):
 
 def test_two_processes_write_side_by_side(record, tmp_path):
     # Each under a temporary name of its own.
-    with records_module._replacing(tmp_path / "x") as one:
+    with files.replacing(tmp_path / "x") as one:
         assert str(os.getpid()) in one.name
         one.write_text("whole")
         assert not (tmp_path / "x").exists()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_decom.comparison.base import ComparisonError
 from lit_decom.probe import Probe
+from lit_decom.records.files import replacing, write_text
 
 _UNKNOWN = -1
 
@@ -116,7 +116,7 @@ class Store:
         except OSError as error:
             raise ComparisonError(f"Expected `output` to be a folder that can be written to, but: {error}") from error
         if not self._settings.exists():
-            _write_at_once(self._settings, json.dumps(settings, indent=2).encode())
+            write_text(self._settings, json.dumps(settings, indent=2))
             return
         known, wanted = json.loads(self._settings.read_text()), json.loads(json.dumps(settings))
         for name in dict.fromkeys((*wanted, *known)):
@@ -129,10 +129,8 @@ class Store:
     def write(self, rows: Rows) -> None:
         """Keep the rows of a batch; its first image names the file, since no image is in two of them."""
         path = self._rows / f"{int(rows.places.min()):012d}.npz"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **{entry.name: getattr(rows, entry.name).numpy() for entry in fields(rows)})
-        temporary.replace(path)
 
     def places(self) -> set[int]:
         """Tell which images have their rows."""
@@ -168,12 +166,6 @@ def digest_of(model: nn.Module, first: Probe) -> dict[str, str]:
             content = tensor.detach().cpu().contiguous().flatten()
             total.update(content.view(torch.uint8).numpy().tobytes() if content.numel() else b"")
     return {"network": total.hexdigest(), "first_images": first.digest}
-
-
-def _write_at_once(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _short(value: Any) -> str:

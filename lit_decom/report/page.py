@@ -1,7 +1,6 @@
 """write_report: from run directories to one HTML file that needs nothing else."""
 
 import base64
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import torch
 
 from lit_decom.functional.intervals import MIN_IMAGES
 from lit_decom.records import RunDirectoryError
+from lit_decom.records.files import write_text
 from lit_decom.render import component_captions, heat_colours, ossm_grids, share_text, verdict
 from lit_decom.report.by_class import classes_apart
 from lit_decom.report.cards import Card, Pairs, RunFindings, cards, pair
@@ -88,10 +88,7 @@ def write_report(
         output = runs[0].path / ("report.html" if len(runs) == 1 else f"report_{_file_name(runs[1].name)}.html")
     page = _rendered(runs, n_drawn, match_epoch)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(output)
-    return output
+    return write_text(output, page)
 
 
 def _file_name(name: str) -> str:

@@ -1,0 +1,161 @@
+"""The directory of a run: its probe and settings, a record and a picture per snapshot, the names of its factors."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_decom.probe import Probe
+from lit_decom.records.files import RunDirectoryError, replacing, text_array, write_npz, write_text
+from lit_decom.records.snapshot import Snapshot
+from lit_decom.render import to_unit
+
+_RUN_FILE, _PROBE_FILE, _NAMES_FILE = "run.json", "probe.npz", "names.json"
+_RECORD_NAME = re.compile(r"step-(\d{9})_epoch-(\d{5})\.npz")
+
+
+@dataclass(frozen=True)
+class FactorNames:
+    """What the decision factors of a run are called, in words.
+
+    Attributes:
+        epoch: of the snapshot at which they were named.
+        sides: by identity what makes the score high and what makes it low, each with its confidence, such as
+            ``"pointed ears (98%)"``; None for no name.
+    """
+
+    epoch: int
+    sides: Mapping[int, tuple[str | None, str | None]]
+
+
+class RunDirectory:
+    """A folder with the probe, the settings and one record per snapshot of one run.
+
+    Args:
+        path: the folder; made when the run is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self, run_id: str, probe: Probe, settings: Mapping[str, Any], from_step: int | None = None) -> None:
+        """Begin to write, or go on.
+
+        Args:
+            run_id: identity of the run that writes.
+            probe: what is explained.
+            settings: of the run.
+            from_step: of a resumed run: records after it were superseded by going on from an earlier checkpoint, and
+                are set aside under the suffix ``.superseded``.
+
+        Raises:
+            RunDirectoryError: if the folder holds another run's records.
+        """
+        owner = self.owner()
+        if owner is None and self.files():
+            raise RunDirectoryError(
+                f"Expected `dirpath` {self.path} to be empty, but it holds records of an unknown run."
+            )
+        if owner not in (None, run_id):
+            raise RunDirectoryError(
+                f"Expected `dirpath` {self.path} to be this run's own, but it holds records of run {owner}. "
+                "Choose another one or remove it."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        if from_step is not None:
+            for file in self.files():
+                if _step_of(file) > from_step:
+                    file.replace(file.with_suffix(".npz.superseded"))
+        write_text(self.path / _RUN_FILE, json.dumps({"run_id": run_id, "settings": dict(settings)}, indent=2))
+        write_npz(self.path / _PROBE_FILE, _arrays_of(probe))
+
+    def save_picture(self, jpeg: bytes, record: Snapshot) -> Path:
+        """Keep the encoded picture of a snapshot beside its record, under ``pictures/``."""
+        path = (self.path / "pictures" / record.filename).with_suffix(".jpg")
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(jpeg)
+        return path
+
+    def save_names(self, names: FactorNames) -> Path:
+        """Keep what the decision factors are called, in place of what they were called before."""
+        return write_text(self.path / _NAMES_FILE, json.dumps({"epoch": names.epoch, "factors": dict(names.sides)}))
+
+    def names(self) -> FactorNames | None:
+        """Read what the decision factors are called; None where nobody named them.
+
+        Raises:
+            RunDirectoryError: if the file is broken.
+        """
+        file = self.path / _NAMES_FILE
+        if not file.exists():
+            return None
+        try:
+            read = json.loads(file.read_text())
+            sides = {int(identity): (high, low) for identity, (high, low) in read["factors"].items()}
+            return FactorNames(int(read["epoch"]), sides)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunDirectoryError(f"Expected {file} to name decision factors, but: {error}.") from error
+
+    def owner(self) -> str | None:
+        """Identity of the run whose records lie here; None if there is none."""
+        file = self.path / _RUN_FILE
+        if not file.exists():
+            return None
+        try:
+            return str(json.loads(file.read_text())["run_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(f"Expected {file} to name a run, but it cannot be read: {error}.") from error
+
+    def files(self) -> list[Path]:
+        """The records' files, in the order of their steps."""
+        return sorted(file for file in self.path.glob("step-*.npz") if _RECORD_NAME.fullmatch(file.name))
+
+    def records(self) -> Iterator[Snapshot]:
+        """Read the records, in the order of their steps."""
+        return (Snapshot.load(file) for file in self.files())
+
+    def probe(self) -> Probe:
+        """Read the probe; its images are in [0, 1], to 8 bits.
+
+        Raises:
+            RunDirectoryError: if there is none.
+        """
+        try:
+            with (self.path / _PROBE_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                known = {name: stored[name] for name in stored.files}
+        except Exception as error:
+            raise RunDirectoryError(f"Expected {self.path} to hold a probe, but: {error}.") from error
+        images = torch.from_numpy(known.pop("images")).float() / 255
+        texts = json.loads(known.pop("json").item())
+        boxes = texts.pop("boxes")
+        tensors = {name: torch.from_numpy(value) for name, value in known.items()}
+        labels = tensors.pop("labels")
+        texts["boxes"] = None if boxes is None else [torch.tensor(box) for box in boxes]
+        return Probe.from_tensors(images, labels, **tensors, **texts)
+
+
+def displayed(probe: Probe) -> Tensor:
+    """Bring a probe's images to [0, 1] for the eye, as :func:`lit_decom.render.to_unit` does: ``(n, 3, H, W)``."""
+    return to_unit(probe.images, probe.mean, probe.std)
+
+
+def _arrays_of(probe: Probe) -> dict[str, Any]:
+    texts = {name: getattr(probe, name) for name in ("ids", "part_names", "class_names", "multilabel")}
+    texts["boxes"] = None if probe.boxes is None else [box.tolist() for box in probe.boxes]
+    arrays = {name: getattr(probe, name) for name in ("labels", "masks", "parts")}
+    return {
+        "images": (displayed(probe) * 255).round().to(torch.uint8).numpy(),
+        "json": text_array(texts),
+        **{name: value.numpy() for name, value in arrays.items() if value is not None},
+    }
+
+
+def _step_of(file: Path) -> int:
+    return int(file.name.removeprefix("step-").split("_")[0])
