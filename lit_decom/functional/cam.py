@@ -68,6 +68,7 @@ def weighted_map(activations: Tensor, weights: Tensor) -> Tensor:
         Maps ``(B, h, w)``, non-negative.
 
     Example:
+        >>> import torch
         >>> activations = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])
         >>> weighted_map(activations, torch.tensor([[1.0, -1.0]]))
         tensor([[[0., 2.]]])
