@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from lit_decom.concepts import Namer
-from lit_decom.records import FactorNames, RunDirectory, RunDirectoryError
+from lit_decom.records import FactorNames, RunDirectory, RunDirectoryError, Snapshot
 
 
 def name_run(
@@ -30,7 +30,7 @@ def name_run(
         RunDirectoryError: if there is no probe, no record, or the last one has no decision factors.
     """
     directory = RunDirectory(path)
-    record = next(reversed(list(directory.records())), None)
+    record = next((Snapshot.load(file) for file in reversed(directory.files())), None)
     if record is None or record.factor_scores is None or record.factor_maps is None:
         raise RunDirectoryError(f"Expected {path} to hold a record with decision factors, but the last one has none.")
     images = directory.probe().images
