@@ -13,6 +13,7 @@ from scipy.stats import rankdata, spearmanr
 
 from experiments.checkpoint_selection import run as checkpoint_selection
 from experiments.common import FEWEST, mean_interval, read_csv
+from experiments.method_comparison import run as method_comparison
 from experiments.shortcut import run as shortcut
 from experiments.stratified_protocol import run as stratified_protocol
 from experiments.text_targets import run as text_targets
@@ -58,6 +59,12 @@ def assert_equal_tables(found, committed):
 class TestTheCommittedAnswersFollowFromTheCommittedMeasurements:
     def test_of_text_targets(self):
         assert_equal_tables(text_targets.results(measured("text_targets", "images")), measured("text_targets"))
+
+    def test_of_method_comparison(self):
+        found = method_comparison.answers(measured("method_comparison"))
+        assert_equal_tables(found, measured("method_comparison", "answer"))
+        for row in found:
+            assert row["networks"] == row["decom_cam_better"] + row["decom_cam_worse"] + row["undecided"]
 
     def test_of_checkpoint_selection(self):
         rows = measured("checkpoint_selection")
