@@ -10,13 +10,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
 from lit_decom.callbacks.eight_bit import EightBit
 from lit_decom.callbacks.options import Execution, Log
-from lit_decom.callbacks.resuming import own_directory, refuse_changed_layer, refuse_changed_probe
+from lit_decom.callbacks.resuming import opened_directory, own_directory, refuse_changed_layer, refuse_changed_probe
 from lit_decom.callbacks.run_log import RunLog
 from lit_decom.callbacks.settings import KeyFilter, run_settings
 from lit_decom.callbacks.tolerance import Tolerance
@@ -39,7 +39,7 @@ from lit_decom.methods.base import ComponentMethod
 from lit_decom.methods.decom_cam import DecomCAM
 from lit_decom.observer import Observer
 from lit_decom.probe import NoImagesError, Probe
-from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot
+from lit_decom.records import RunDirectory, Snapshot
 from lit_decom.report import write_report
 from lit_decom.scoring import Scoring
 
@@ -195,7 +195,7 @@ class DecomCAMCallback(pl.Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.last_snapshot is None:
-            self._say_why_none(trainer)
+            self.run_log.warn_of_none(trainer, self.every_n_epochs)
         self._finish(trainer)
 
     @override
@@ -214,16 +214,6 @@ class DecomCAMCallback(pl.Callback):
         if trainer.is_global_zero:
             self.run_log.finish(trainer, self._known_probe())
             self.run_log.store(trainer, self.last_snapshot, self.directory)
-
-    def _say_why_none(self, trainer: pl.Trainer) -> None:
-        # A resumed run may have nothing left to train, and a dry run is too short for anything.
-        if not self.run_log.history and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            failed = f", and {self.errors} attempts failed" if self.errors else ""
-            rank_zero_warn(
-                f"DecomCAMCallback took no snapshot in {trainer.current_epoch} epochs: `every_n_epochs` is "
-                f"{self.every_n_epochs}, the Trainer's `check_val_every_n_epoch` {trainer.check_val_every_n_epoch}"
-                f"{failed}."
-            )
 
     @override
     def on_validation_batch_end(
@@ -291,18 +281,9 @@ class DecomCAMCallback(pl.Callback):
     def _open_directory(self, trainer: pl.Trainer, probe: Probe) -> None:
         before = self._resumed.get("directory") if self.directory is None else self.directory.path
         path = self.dirpath or own_directory(before, self._run_id) or run_directory(trainer, self.prefix)
-        directory = RunDirectory(path)
         settings = self.observer.settings | {"every_n_epochs": self.every_n_epochs}
         reached = logged_step(trainer, after_training_epoch=False) if self._resumed else None
-        try:
-            directory.open(self._run_id, probe, settings, reached)
-        except RunDirectoryError as error:
-            raise MisconfigurationException(str(error)) from error
-        except OSError as error:
-            with self._tolerance.forgiving(f"keep records in {path}"):
-                raise error
-        else:
-            self.directory = directory
+        self.directory = opened_directory(path, self._run_id, probe, settings, reached, self._tolerance)
 
     def _known_probe(self) -> Probe:
         if self.probe is None:

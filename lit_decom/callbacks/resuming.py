@@ -7,9 +7,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lit_decom.callbacks.tolerance import Tolerance
 from lit_decom.evidence import resolve_layer
 from lit_decom.probe import Probe
-from lit_decom.records import RunDirectory
+from lit_decom.records import RunDirectory, RunDirectoryError
 
 
 def refuse_changed_layer(resumed: Mapping[str, Any], given: str | None, pl_module: pl.LightningModule) -> None:
@@ -56,3 +57,31 @@ def refuse_changed_probe(resumed: Mapping[str, Any], probe: Probe) -> None:
 def own_directory(before: str | Path | None, run_id: str) -> Path | None:
     """Where the records of a run lie, if they are still there and are its own."""
     return Path(before) if before is not None and RunDirectory(Path(before)).owner() == run_id else None
+
+
+def opened_directory(  # noqa: PLR0917
+    path: Path,
+    run_id: str,
+    probe: Probe,
+    settings: Mapping[str, Any],
+    from_step: int | None,
+    tolerance: Tolerance,
+) -> RunDirectory | None:
+    """Begin to write records to a folder, or go on: see :meth:`lit_decom.records.RunDirectory.open`.
+
+    Returns:
+        The directory; None where the folder cannot be written to, and that is let pass.
+
+    Raises:
+        MisconfigurationException: if the folder holds another run's records.
+    """
+    directory = RunDirectory(path)
+    try:
+        directory.open(run_id, probe, settings, from_step)
+    except RunDirectoryError as error:
+        raise MisconfigurationException(str(error)) from error
+    except OSError as error:
+        with tolerance.forgiving(f"keep records in {path}"):
+            raise error
+        return None
+    return directory

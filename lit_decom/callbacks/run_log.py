@@ -139,6 +139,18 @@ class RunLog:
                 "`trainer.callback_metrics` names all keys."
             )
 
+    def warn_of_none(self, trainer: pl.Trainer, every_n_epochs: int) -> None:
+        """Warn that a training took no snapshot, but for one that was too short for anything, and say why."""
+        # A resumed run may have nothing left to train.
+        if self.history or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        errors = self.tolerance.errors
+        failed = f", and {errors} attempts failed" if errors else ""
+        rank_zero_warn(
+            f"DecomCAMCallback took no snapshot in {trainer.current_epoch} epochs: `every_n_epochs` is "
+            f"{every_n_epochs}, the Trainer's `check_val_every_n_epoch` {trainer.check_val_every_n_epoch}{failed}."
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs, as tensors and primitives."""
         return {

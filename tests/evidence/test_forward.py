@@ -100,7 +100,7 @@ ERRORS = [
     KeyError("image"),
     TypeError("unhashable"),
     AttributeError("no pixels"),
-    NotImplementedError(),
+    NotImplementedError("a batch, no images"),
     AssertionError(),
 ]
 
