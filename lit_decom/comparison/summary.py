@@ -14,6 +14,7 @@ from lit_decom.comparison.store import Rows
 from lit_decom.functional.intervals import MIN_IMAGES, Interval, mean_intervals
 from lit_decom.functional.shares import paired_share_intervals, share_intervals
 from lit_decom.functional.strata import NO_STRATUM, bins_of
+from lit_decom.functional.stratified import stratified_mean_intervals
 from lit_decom.metrics.strata import StrataRule
 from lit_decom.scores import RowTable
 
@@ -24,6 +25,7 @@ BINNED = ("confidence", "class_accuracy")
 """Rules whose strata are bins of one number."""
 
 _ROUNDING = 1e-6
+_Better = dict[tuple[int, int], Interval]
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,10 @@ def standings(
     found = []
     for number, measure in enumerate(measures):
         values = rows.values[counted, :, number].double()
-        of_strata = {name: _of_stratum(values[index], name, methods, measure) for name, index in strata.items()}
-        found += [standing for each in of_strata.values() for standing in each]
+        for name, index in strata.items():
+            found += _of_stratum(values[index], name, methods, measure)
         if rule.strata in BINNED:
-            bins = [each for name, each in of_strata.items() if name != keys.ALL]
+            bins = [values[index] for name, index in strata.items() if name != keys.ALL]
             found += _mean_of_bins(bins, methods, measure)
     return found
 
@@ -146,48 +148,72 @@ def costs(rows: Rows, methods: Sequence[str]) -> list[Cost]:
 def _of_stratum(values: Tensor, stratum: str, methods: Sequence[str], measure: Measure) -> list[Standing]:
     """Where methods stand by their values ``(n, M)``."""
     single = share_intervals(values) if measure.is_share else mean_intervals(values)
-    better = _better(values, measure)
+    return _stand([values], stratum, methods, measure, single, _better(values, measure))
+
+
+def _mean_of_bins(bins: Sequence[Tensor], methods: Sequence[str], measure: Measure) -> list[Standing]:
+    """Where methods stand by the mean over bins of their values ``(n_b, M)``."""
+    if not bins:
+        return []
+    single, better = stratified_mean_intervals(bins), _better_over_bins(bins, measure)
+    return _stand(bins, MEAN_OF_BINS, methods, measure, single, better)
+
+
+def _stand(  # noqa: PLR0917
+    parts: Sequence[Tensor], stratum: str, methods: Sequence[str], measure: Measure, single: Tensor, better: _Better
+) -> list[Standing]:
+    """Put together what is known of every method; of several parts each counts alike."""
+    means = torch.stack([part.nanmean(dim=0) for part in parts]).nanmean(dim=0).tolist()
+    undefined = sum(part.isnan().sum(dim=0) for part in parts).tolist()  # type: ignore[union-attr]
+    n, ranked = sum(map(len, parts)), measure.higher_is_better is not None
     return [
         Standing(
             measure.name,
             stratum,
             method,
-            value,
-            len(values),
-            undefined,
-            _known(interval),
-            _rank(at, better, len(methods)) if measure.higher_is_better is not None else None,
+            means[at],
+            n,
+            undefined[at],
+            _known(single[at].tolist()),
+            _rank(at, better, len(methods)) if ranked else None,
             better.get((at, 0)),
             measure.higher_is_better,
         )
-        for at, (method, value, undefined, interval) in enumerate(
-            zip(
-                methods,
-                values.nanmean(dim=0).tolist(),
-                values.isnan().sum(dim=0).tolist(),
-                single.tolist(),
-                strict=True,
-            )
-        )
+        for at, method in enumerate(methods)
     ]
 
 
-def _better(values: Tensor, measure: Measure) -> dict[tuple[int, int], Interval]:
+def _better(values: Tensor, measure: Measure) -> _Better:
     """By pair of methods the interval of what the first one of it is better by; pairs without one are absent."""
-    pairs = list(combinations(range(values.shape[1]), 2))
-    if measure.higher_is_better is None or not pairs:
+    pairs, first, second = _pairs(values, measure)
+    if not pairs:
         return {}
-    first, second = values[:, [one for one, _ in pairs]], values[:, [other for _, other in pairs]]
-    differences = first - second if measure.higher_is_better else second - first
     if measure.is_share:
-        pair = (first, second) if measure.higher_is_better else (second, first)
-        ends = paired_share_intervals(*pair)
-    else:
-        ends = mean_intervals(differences)
-        unknown = differences.isnan()
-        alike = (unknown | (differences.abs() <= _ROUNDING)).all(dim=0)
-        ends[alike & ((~unknown).sum(dim=0) >= MIN_IMAGES)] = 0.0
-    found = {}
+        return _both_ways(pairs, paired_share_intervals(first, second))
+    differences = first - second
+    ends = mean_intervals(differences)
+    unknown = differences.isnan()
+    alike = (unknown | (differences.abs() <= _ROUNDING)).all(dim=0)
+    ends[alike & ((~unknown).sum(dim=0) >= MIN_IMAGES)] = 0.0
+    return _both_ways(pairs, ends)
+
+
+def _better_over_bins(bins: Sequence[Tensor], measure: Measure) -> _Better:
+    """As :func:`_better`, of the mean over bins."""
+    found = [_pairs(values, measure) for values in bins]
+    pairs = found[0][0]
+    return _both_ways(pairs, stratified_mean_intervals([one - other for _, one, other in found])) if pairs else {}
+
+
+def _pairs(values: Tensor, measure: Measure) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
+    """Every pair of methods, and the values ``(n, pairs)`` of each of the two: the larger, the better for the first."""
+    pairs = list(combinations(range(values.shape[1]), 2)) if measure.higher_is_better is not None else []
+    first, second = (values[:, [pair[place] for pair in pairs]] for place in (0, 1))
+    return (pairs, first, second) if measure.higher_is_better else (pairs, second, first)
+
+
+def _both_ways(pairs: Sequence[tuple[int, int]], ends: Tensor) -> _Better:
+    found: _Better = {}
     for (one, other), interval in zip(pairs, ends.tolist(), strict=True):
         known = _known(interval)
         if known is not None:
@@ -198,21 +224,6 @@ def _better(values: Tensor, measure: Measure) -> dict[tuple[int, int], Interval]
 def _rank(at: int, better: Mapping[tuple[int, int], Interval], n_methods: int) -> int | None:
     others = [better[other, at] for other in range(n_methods) if (other, at) in better]
     return 1 + sum(low > 0 for low, _ in others) if others else None
-
-
-def _mean_of_bins(bins: Sequence[Sequence[Standing]], methods: Sequence[str], measure: Measure) -> list[Standing]:
-    found = []
-    for at, method in enumerate(methods):
-        known = [each[at] for each in bins if not math.isnan(each[at].value)]
-        if known:
-            value = sum(standing.value for standing in known) / len(known)
-            n, undefined = sum(each[at].n for each in bins), sum(each[at].undefined for each in bins)
-            found.append(
-                Standing(
-                    measure.name, MEAN_OF_BINS, method, value, n, undefined, higher_is_better=measure.higher_is_better
-                )
-            )
-    return found
 
 
 def _known(ends: Sequence[float]) -> Interval | None:

@@ -10,6 +10,7 @@ from lit_decom.comparison.measures import Measure
 from lit_decom.comparison.store import Rows, Store
 from lit_decom.comparison.summary import class_accuracies, costs, standings
 from lit_decom.functional.intervals import mean_intervals
+from lit_decom.functional.stratified import stratified_mean_intervals
 from lit_decom.metrics.strata import StrataRule
 
 HIGHER = Measure("gain", higher_is_better=True, is_share=False)
@@ -160,3 +161,27 @@ def test_peak_memory_is_that_of_the_tensors_alive_at_once():
         torch.ones(1500)
 
     assert peak_bytes(work, torch.device("cpu")) == 8000
+
+
+def test_the_mean_of_bins_has_an_interval_and_ranks_of_its_own():
+    # Two bins of confidence, the smaller of which moves the mean as much as the larger one.
+    confidences = 12 * [0.3] + 40 * [0.9]
+    values = noise(52, 1) + torch.tensor([0.0, 0.5, 0.0]) + 0.1 * noise(52, 3, 1)
+    values[:12, 2] += 2
+    found = stood(rows(values, confidences=confidences), HIGHER, StrataRule("confidence", n_bins=2))
+    everything, macro = ([each for each in found if each.stratum == name] for name in ("all", "mean_of_bins"))
+    bins = [values[:12].double(), values[12:].double()]
+    assert [each.value for each in macro] == pytest.approx(sum(part.mean(0) for part in bins).div(2).tolist(), abs=1e-6)
+    for each, ends in zip(macro, stratified_mean_intervals(bins).tolist(), strict=True):
+        assert each.interval == pytest.approx(ends, abs=1e-6)
+    better = stratified_mean_intervals([part[:, 1:] - part[:, :1] for part in bins]).tolist()
+    assert macro[1].better_than_first == pytest.approx(better[0], abs=1e-6)
+    assert macro[2].better_than_first == pytest.approx(better[1], abs=1e-6)
+    # The third method's gain in the few images of the first bin counts by half of it, not by twelve of fifty-two.
+    assert [each.rank for each in everything] == [3, 1, 1]
+    assert [each.rank for each in macro] == [3, 2, 1]
+    assert [
+        each.rank
+        for each in stood(rows(values, confidences=confidences), LOWER, StrataRule("confidence", n_bins=2))
+        if each.stratum == "mean_of_bins"
+    ] == [1, 2, 3]
