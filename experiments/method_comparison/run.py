@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 
 from experiments.common import OWN, ends, read_csv, settings_of, trained, write_csv
 from lit_decom import DecomCAM, compare
@@ -28,7 +29,7 @@ def main() -> None:
         results: list[Row] = []
         costs: list[Row] = []
         for network in config.networks:
-            found = one_network(config, network)
+            found = one_network(OmegaConf.merge(config, network))
             results += standings_of(network.name, found)
             costs += costs_of(network.name, found)
             # Written after every network, so that a run that is ended leaves those that are done.
@@ -39,23 +40,22 @@ def main() -> None:
     figure_of(results).savefig(output / "figure.png", dpi=110)
 
 
-def one_network(config: Any, network: Any) -> Comparison:
-    """Train a network and compare all methods on validation images."""
+def one_network(config: Any) -> Comparison:
+    """Train a network and compare all methods on validation images.
+
+    Args:
+        config: the settings, those of the network on top.
+    """
     data = CrittersDataModule(
-        config.n_train, config.n_val, 8, config.image_size, corruption=config.corruption, seed=network.seed
+        config.n_train, config.n_val, 8, config.image_size, corruption=config.corruption, seed=config.seed
     )
     task, _ = trained(
-        data,
-        epochs=min(network.epochs, config.max_epochs),
-        lr=network.lr,
-        seed=network.seed,
-        model=network.model,
-        model_args=network.get("model_args"),
+        data, epochs=config.epochs, lr=config.lr, seed=config.seed, model=config.model, model_args=config.model_args
     )
     curves = InsertionDeletion(n_steps=config.n_steps, target="label", scale_to_image=True)
     return compare(
         task.model,
-        network.layer,
+        config.layer,
         {OWN: DecomCAM(), PRESET: DecomCAM(integration="predecessor_pp")}
         | {name: method() for name, method in sorted(METHODS.items()) if name != OWN},
         data,
