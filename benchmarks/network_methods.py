@@ -2,7 +2,8 @@
 
 Score-CAM beside that of pytorch-grad-cam, with the same weighting and so nearly the same maps; Ablation-CAM that does
 not run again what comes before the layer, beside the same forward passes of the whole network; Opti-CAM of a whole
-batch beside one image after another. Everything in one interleaved run, on one thread.
+batch beside one image after another, and beside what batching does for the passes of the network alone. Everything in
+one interleaved run, on one thread.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lit_decom import Capture, capture
+from lit_decom import Capture, capture, observing
 from lit_decom.evidence import ScoreDtype
 from lit_decom.functional.image import upsample
 from lit_decom.methods import AblationCAM, OptiCAM, ScoreCAM
@@ -33,6 +34,7 @@ from .timing import Contestant, Timings, interleave
 SCORE: dict[ScoreDtype, str] = {"float32": "Score-CAM, fp32", "bfloat16": "Score-CAM, bf16"}
 ABLATION, ABLATION_WHOLE = "Ablation-CAM", "Ablation-CAM, whole network"
 OPTI, OPTI_SINGLY = "Opti-CAM, a batch", "Opti-CAM, one by one"
+PASSES, PASSES_SINGLY = "its passes alone, a batch", "its passes alone, one by one"
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,17 @@ def make_contestants(task: Task) -> dict[str, Contestant]:
     return {name: Contestant(run, len(few.images)) for name, run in runs.items()} | {
         OPTI: Contestant(partial(opti, everything), n),
         OPTI_SINGLY: Contestant(lambda: [opti(evidence) for evidence in singly], n),
+        PASSES: Contestant(partial(passes, task.subject, slice(n)), n),
+        PASSES_SINGLY: Contestant(lambda: [passes(task.subject, slice(row, row + 1)) for row in range(n)], n),
     }
+
+
+def passes(subject: Subject, part: slice) -> Tensor:
+    """What an iteration of Opti-CAM cannot do without: the gradient of the target's logit in the images."""
+    images = subject.images[part].clone().requires_grad_()
+    with observing(subject.model):
+        logits = subject.model(images).gather(1, subject.targets[part, None])
+        return torch.autograd.grad(logits.sum(), images)[0]
 
 
 def ablated_weights(evidence: Capture) -> Tensor:
@@ -127,13 +139,14 @@ def results(task: Task) -> Iterator[tuple[str, float, Goal]]:
     yield "weights of both Ablation-CAMs, largest difference", float(off), goals.ABLATION_WEIGHTS
 
 
-def ratios(timings: Timings, device: torch.device) -> Iterator[tuple[str, str, Goal]]:
-    """Which time is held against which, and the goal."""
+def ratios(timings: Timings, device: torch.device) -> Iterator[tuple[str, str, Goal | None]]:
+    """Which time is held against which, and the goal, if there is one."""
     for dtype in precisions(device):
         if peers.SCORE_CAM in timings:
             yield peers.SCORE_CAM, SCORE[dtype], goals.SCORE_CAM[dtype]
     yield ABLATION_WHOLE, ABLATION, goals.ABLATION_TAIL
     yield OPTI_SINGLY, OPTI, goals.OPTI_BATCH
+    yield PASSES_SINGLY, PASSES, None
 
 
 def make_table(task: Task, timings: Timings) -> Table:
@@ -149,8 +162,8 @@ def make_table(task: Task, timings: Timings) -> Table:
     return table
 
 
-def _verdict(goal: Goal, value: float) -> tuple[str, str]:
-    return str(goal), "met" if goal.met(value) else "not met"
+def _verdict(goal: Goal | None, value: float) -> tuple[str, str]:
+    return ("", "") if goal is None else (str(goal), "met" if goal.met(value) else "not met")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

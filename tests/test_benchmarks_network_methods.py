@@ -31,19 +31,29 @@ def test_what_the_times_rest_on():
     assert len(found) >= 2
 
 
+def test_the_passes_alone_are_those_of_the_targets_logit():
+    subject = task().subject
+    gradients = network_methods.passes(subject, slice(1, 3))
+    images = subject.images[1:3].clone().requires_grad_()
+    expected = torch.autograd.grad(subject.model(images)[torch.arange(2), subject.targets[1:3]].sum(), images)[0]
+    torch.testing.assert_close(gradients, expected)
+    assert all(weight.grad is None for weight in subject.model.parameters())
+
+
 @pytest.mark.parametrize(("bound", "verdict"), [(0.001, "met"), (1000, "not met")])
 def test_ratios_are_held_against_their_goals(monkeypatch, bound, verdict):
     monkeypatch.setattr(network_methods.goals, "ABLATION_TAIL", Goal(">=", bound, " x"))
     monkeypatch.setattr(network_methods, "results", lambda _task: iter(()))
-    names = [*network_methods.SCORE.values(), network_methods.ABLATION, network_methods.OPTI]
+    names = [*network_methods.SCORE.values(), network_methods.ABLATION, network_methods.OPTI, network_methods.PASSES]
     timings = Timings({name: [1.0] for name in names})
     timings.seconds[network_methods.ABLATION_WHOLE] = [3.0]
     timings.seconds[network_methods.OPTI_SINGLY] = [2.5]
+    timings.seconds[network_methods.PASSES_SINGLY] = [1.5]
     table = network_methods.make_table(task(), timings)
     columns = [list(column.cells) for column in table.columns]
     assert columns[0][0] == "Ablation-CAM, whole network / Ablation-CAM"
-    assert columns[3] == ["3.00 x", "2.50 x"]
-    assert columns[-1] == [verdict, "met"]
+    assert columns[3] == ["3.00 x", "2.50 x", "1.50 x"]
+    assert columns[-1] == [verdict, "met", ""]
 
 
 @pytest.mark.slow

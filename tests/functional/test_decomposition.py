@@ -340,3 +340,9 @@ def test_min_max_does_not_know_the_blurred_score_and_relu_gain_does():
 def test_an_unknown_weighting_is_refused_by_name():
     with pytest.raises(ValueError, match=r"Expected `weighting` to be one of 'min_max', .* but got 'mean'"):
         integrate(SCORES, BLURRED, VALID, weighting="mean")
+
+
+def test_which_channels_take_part_is_a_mask():
+    for positive_only in (False, True):
+        takes_part = select_channels(torch.tensor([[0.5, -1.0]]), 2, positive_only=positive_only)[1]
+        assert takes_part.dtype == torch.bool

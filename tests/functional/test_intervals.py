@@ -307,6 +307,14 @@ def test_a_statistic_of_many_draws_leaves_out_what_is_undefined_and_needs_no_ord
     assert weighted_interval(torch.ones(20, 2), ratio_of).isnan().all(), "no spread"
 
 
+def test_draws_that_give_the_value_itself_count_half_on_either_side():
+    """So that a statistic with many ties has an interval which turns round with it."""
+    rows = (torch.arange(30.0) < 21)[:, None].float()
+    share = lambda found: lambda times: times @ found[:, 0].double() / times.sum(dim=1)  # noqa: E731
+    low, high = weighted_interval(rows, share).tolist()
+    assert weighted_interval(1 - rows, share).tolist() == pytest.approx([1 - high, 1 - low], abs=0.02)
+
+
 # --- what is left out, and what is not known --------------------------------------------------------------------------
 
 FUNCTIONS = {
@@ -481,6 +489,9 @@ def test_settings_out_of_range_are_refused():
     }.items():
         with pytest.raises(ValueError, match=rf"Expected `{name}` to have shape"):
             call(flat)
+        # a single value that is none, and a column of them
+        with pytest.raises(ValueError, match=f"Expected `{name}` to be of values 0, 1 or NaN, but got 0.5"):
+            call(torch.tensor([[0.5]] + [[1.0]] * (len(ones) - 1)))
         with pytest.raises(ValueError, match=f"Expected `{name}` to be of values 0, 1 or NaN, but got 0.5"):
             call(values.clamp(0.5, 0.5))
     with pytest.raises(ValueError, match="same number of columns, but got 1 and 2"):

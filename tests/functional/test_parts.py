@@ -274,3 +274,9 @@ def test_parts_that_are_not_shown_and_components_that_do_not_exist():
     assert part_iou(found)[:2].tolist() == pytest.approx([(0.04 + 1 + 1) / 3, (0.04 + 1) / 2])
     for score in (part_iou, part_average_precision):
         assert score(found).isnan().tolist() == [False, False, True, True, True]
+
+
+def test_a_component_beside_all_parts_falls_on_one_of_them_by_nothing():
+    beside = rectangle(slice(17, 20), slice(0, 3))
+    match = match_parts(beside[None, None], critter())
+    assert (match.part.item(), match.purity.item()) == (0, 0.0)

@@ -3,6 +3,7 @@ import dataclasses
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -504,3 +505,24 @@ def test_calling_the_method_gives_the_integrated_map():
     evidence = evidence_of()
     method = DecomCAM(n_components=4)
     assert torch.equal(method(evidence), method.decompose(evidence).cam)
+
+
+def test_weighted_maps_leave_out_channels_that_speak_against_the_target_where_the_preset_does():
+    evidence = evidence_of()
+    weights = evidence.gradients.mean(dim=(2, 3), keepdim=True)
+    assert (weights < 0).any()
+    everything = DecomCAM(channel_weight="mean", positive_only=False).weighted_maps(evidence)
+    torch.testing.assert_close(everything, evidence.activations * weights)
+    some = DecomCAM(channel_weight="mean", positive_only=True).weighted_maps(evidence)
+    torch.testing.assert_close(some, evidence.activations * weights.relu())
+
+
+def test_what_a_picture_says_of_a_component_is_its_score_gain_and_its_energy():
+    found = DecomCAM(n_components=2).decompose(evidence_of())
+    gains = dataclasses.replace(found, scores=found.scores + 3)
+    energy = dataclasses.replace(found, energy=2 * found.energy)
+    pictures = [np.asarray(each.show(n_images=1)) for each in (found, gains, energy)]
+    # The same maps at the same places, with other numbers written beside them.
+    assert pictures[0].shape == pictures[1].shape == pictures[2].shape
+    assert not np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])

@@ -205,3 +205,21 @@ def test_coverage_on_paper():
     assert metric.compute() == 0.5
     metric.update(ossms=ossms, parts=parts, valid=torch.tensor([[False, True]]))
     assert metric.values.tolist() == [0.5, 0]
+
+
+def test_an_image_whose_components_all_lie_on_the_first_part_counts():
+    parts = torch.zeros(2, 2, 4, 4, dtype=torch.bool)
+    parts[:, 0, :2], parts[:, 1, 2:] = True, True
+    ossms = parts[:, :1].float().expand(-1, 3, -1, -1)
+    metric = PartInformation()
+    metric.update(ossms=ossms, parts=parts)
+    assert metric.n_undefined == 0
+
+
+@pytest.mark.parametrize("metric", OF_SETS, ids=repr)
+def test_the_interval_of_a_set_has_the_level_that_was_asked_for(metric):
+    metric = metric.clone()
+    metric.update(**everything())
+    rows = metric.rows
+    wide, narrow = (metric.interval(rows, level).diff().item() for level in (0.95, 0.5))
+    assert 0 < narrow < 0.7 * wide

@@ -348,3 +348,18 @@ def test_settings_that_make_no_sense_are_refused():
         metric.update(maps=SIX["maps"], logits=SIX["logits"])
     with pytest.raises(ValueError, match="Expected `logits` to be given"):
         metric.update(maps=SIX["maps"], labels=SIX["labels"])
+
+
+def test_a_function_for_strata_sees_logits_and_labels():
+    seen = []
+
+    def sure(logits, labels):
+        seen.append((logits, labels))
+        return (logits[:, 0] < logits[:, 1]).long()
+
+    metric = Quiet(EnergyPointingGame(), strata=sure, names=["sure", "unsure"])
+    metric.update(SIX["maps"], SIX["masks"], logits=SIX["logits"], labels=SIX["labels"])
+    ((logits, labels),) = seen
+    assert logits.equal(SIX["logits"])
+    assert labels.equal(SIX["labels"])
+    assert metric.counts()["sure"] == 6

@@ -376,3 +376,11 @@ def test_strata_that_cannot_be_are_refused_with_the_options():
         Scoring([Gini(), Gini()])
     with pytest.raises(ValueError, match="`parts` for the metric 'part_coverage'"):
         Scoring([PartCoverage()]).metrics_for(Probe.from_tensors(torch.rand(1, 3, 4, 4), torch.tensor([0])))
+
+
+def test_stability_since_an_image_was_first_right_goes_by_the_labels():
+    # The first answer is class 0, which is right for the first and the third image alone.
+    made, shown = board(MapStability("first_correct")), probe(3, labels=[0, 1, 0])
+    scored(made, shown, decomposition(3))
+    found = scored(made, shown, decomposition(3))["MapStability/all"]
+    assert (found.value, found.n) == (pytest.approx(1.0, abs=1e-6), 3)
