@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom import keys
-from lit_decom.evidence import Capture, Forward, Targets, capture, find_target_layer
+from lit_decom.evidence import Capture, Forward, Room, Targets, capture, find_target_layer
 from lit_decom.evidence.observing import device_of
 from lit_decom.functional.complexity import effective_rank
 from lit_decom.methods.base import CAM, ComponentMethod
@@ -36,7 +36,8 @@ class Explainer:
         target: ``"label"``, ``"predicted"``, ``"contrast"`` (the two largest logits), one class for all images, or a
             callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``. A sigmoid is two classes, there and
             not there, whose scores are plus and minus half its logit.
-        batch_size: images explained at once; with the layer's size it sets the memory needed.
+        batch_size: images explained at once; with the layer's size it sets the memory needed. Where they do not fit,
+            it is halved until they do.
         chunk_size: altered images per forward pass, as for :func:`lit_decom.capture`.
         forward: as for :func:`lit_decom.capture`.
 
@@ -51,6 +52,7 @@ class Explainer:
     batch_size: int = 32
     chunk_size: int | None = None
     forward: Forward | None = None
+    _room: Room = field(default_factory=Room, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, ComponentMethod):
@@ -104,6 +106,7 @@ class Explainer:
             std=piece.std,
             forward=self.forward,
             chunk_size=self.chunk_size,
+            room=self._room,
             asked=piece.asked,
         )
         n_classes = found.logits.shape[1]
@@ -127,11 +130,14 @@ class Explainer:
         Yields:
             The pieces, in the order of the probe.
         """
-        for part in probe.batches(self.batch_size):
-            piece = part.to(device_of(model))
+
+        def explained(part: slice) -> Explained:
+            piece = probe.select(range(len(probe))[part]).to(device_of(model))
             evidence = self.capture(model, piece)
             begun = {} if starts is None else {"start": starts(piece, evidence.targets)}
-            yield Explained(piece, evidence, self.method.decompose(evidence, **begun))
+            return Explained(piece, evidence, self.method.decompose(evidence, **begun))
+
+        yield from self._room.over(len(probe), self.batch_size, explained)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -256,8 +262,9 @@ def explain(
     Returns:
         Evidence and components; ``explain(model, probe).show()`` draws them.
     """
-    explainer = replace(explainer, batch_size=len(probe))
-    return next(explainer.pieces(model, probe))
+    piece = probe.to(device_of(model))
+    evidence = explainer.capture(model, piece)
+    return Explained(piece, evidence, explainer.method.decompose(evidence))
 
 
 @dataclass(frozen=True)

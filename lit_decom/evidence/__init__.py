@@ -8,6 +8,7 @@ from lit_decom.evidence.jacobian import class_gradients, combined_gradients
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
 from lit_decom.evidence.network import Forward, ForwardError, ScoreDtype
 from lit_decom.evidence.observing import observing
+from lit_decom.evidence.room import Room
 from lit_decom.evidence.target_layer import find_target_layer
 from lit_decom.evidence.targets import Targets, TargetScore
 
@@ -17,6 +18,7 @@ __all__ = [
     "Forward",
     "ForwardError",
     "ModelChangedError",
+    "Room",
     "ScoreDtype",
     "TargetLayer",
     "TargetLayerError",

@@ -31,16 +31,19 @@ def score_gradients(
         ValueError: if a score does not depend on the image in a way that can be differentiated.
         RuntimeError: if the model's weights have changed since the capture.
     """
-    scores, gradients = [variables.new_zeros(0)], [variables.new_zeros(0, variables.shape[1])]
+
+    def differentiated(part: slice) -> tuple[Tensor, Tensor]:
+        leaf = variables[part].detach().clone().requires_grad_()
+        score = _scored(evidence, alter(leaf, part), rows[part])
+        # A checkpointed part runs again now, and must find the weights that it ran with.
+        with evidence.network.weights_in_place():
+            (gradient,) = torch.autograd.grad(score.sum(), leaf)
+        return score.detach(), gradient
+
+    parts = [(variables.new_zeros(0), variables.new_zeros(0, variables.shape[1]))]
     with observing(evidence.model):
-        for start in range(0, len(rows), evidence.chunk_size):
-            part = slice(start, start + evidence.chunk_size)
-            leaf = variables[part].detach().clone().requires_grad_()
-            score = _scored(evidence, alter(leaf, part), rows[part])
-            # A checkpointed part runs again now, and must find the weights that it ran with.
-            with evidence.network.weights_in_place():
-                gradients += torch.autograd.grad(score.sum(), leaf)
-            scores.append(score.detach())
+        parts += evidence.room.over(len(rows), evidence.chunk_size, differentiated)
+    scores, gradients = zip(*parts, strict=True)
     return torch.cat(scores), torch.cat(gradients)
 
 

@@ -13,8 +13,9 @@ from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_lay
 from lit_decom.evidence.network import Forward, Network, ScoreDtype
 from lit_decom.evidence.observing import observing
 from lit_decom.evidence.recorder import Recorder, arranged, backward, record
+from lit_decom.evidence.room import Room
 from lit_decom.evidence.tail import Tail
-from lit_decom.evidence.targets import Targets, TargetScore, bind
+from lit_decom.evidence.targets import Targets, TargetScore, bind, counted_from
 from lit_decom.functional.base import widened
 from lit_decom.functional.labels import logits_of_label
 
@@ -37,7 +38,8 @@ class Capture:
         layer: the layer explained.
         mean: normalisation of the images ``(C,)``, where known.
         std: normalisation of the images ``(C,)``, where known.
-        chunk_size: altered images per forward pass.
+        chunk_size: altered images per forward pass, as long as they fit in memory.
+        room: how many did, where they once did not.
         asked: for a network of independent labels, the label ``(B,)`` that each image is asked about: logits, targets
             and scores are those of :func:`lit_decom.functional.labels.logits_of_label`, of twice as many classes as
             the network has logits.
@@ -55,6 +57,7 @@ class Capture:
     mean: Tensor | None = None
     std: Tensor | None = None
     chunk_size: int = 10
+    room: Room = field(default_factory=Room, repr=False)
     asked: Tensor | None = None
 
     def again(self, images: Tensor, targets: Targets | None = None) -> "Capture":
@@ -84,14 +87,21 @@ class Capture:
                 f"Expected `images` to be {len(self.images)} altered ones, one for each image, but got {len(images)}."
             )
         with observing(self.model):
-            images, recorder = _outside_inference(images), Recorder(self.layer)
-            output = recorder.run(self.network, images)
-            if targets is None:
-                classes, score = self.targets, self.score
-            else:
-                classes, score = bind(targets, _read(output.detach(), self.asked))
-            found = _evidence(self.network, recorder, images, output, score, asked=self.asked)
+            images = _outside_inference(images)
+            parts = self.room.over(len(images), len(images), lambda part: self._again(images, part, targets))
+            found = _Evidence(*map(torch.cat, zip(*parts, strict=True)))
+            classes, score = (self.targets, self.score) if targets is None else bind(targets, found.logits)
         return replace(self, targets=classes, score=score, **found._asdict())
+
+    def _again(self, images: Tensor, part: slice, targets: Targets | None) -> "_Evidence":
+        """The evidence at some of the altered images."""
+        asked, recorder = None if self.asked is None else self.asked[part], Recorder(self.layer)
+        output = recorder.run(self.network, images[part])
+        if targets is None:
+            score = counted_from(part.start, self.score)
+        else:
+            _, score = bind(_of(targets, part), _read(output.detach(), asked))
+        return _evidence(self.network, recorder, images[part], output, score, asked=asked)
 
     def rescore(self, rows: Tensor, alter: Callable[[slice], Tensor], dtype: ScoreDtype = "float32") -> Tensor:
         """Run the model on altered images that are made only when their chunk is due.
@@ -109,9 +119,11 @@ class Capture:
         """
         parts = [self.logits.new_zeros(0, self.logits.shape[1])]
         with observing(self.model), torch.no_grad():
-            for start in range(0, len(rows), self.chunk_size):
-                part = slice(start, start + self.chunk_size)
-                parts.append(_read(self.network(alter(part), dtype), self.asked, rows[part]))
+            parts += self.room.over(
+                len(rows),
+                self.chunk_size,
+                lambda part: _read(self.network(alter(part), dtype), self.asked, rows[part]),
+            )
         return torch.cat(parts)
 
     def rescore_activations(self, rows: Tensor, alter: Callable[[slice], Tensor]) -> Tensor:
@@ -140,11 +152,23 @@ class Capture:
                 count = len(list(own))
                 # As many passes as images in each: every one in the first costs the whole network.
                 start, end, size = end, end + count, min(self.chunk_size, isqrt(count - 1) + 1)
-                tail = Tail(self.network, self.layer, self.images[row].expand(size, -1, -1, -1))
-                for begin in range(start, end, size):
-                    part = slice(begin, min(begin + size, end))
-                    parts.append(_read(tail(alter(part)), self.asked, rows[part]))
+                parts += self.room.over(count, size, self._behind_layer(row, rows, alter, start, size))
         return torch.cat(parts)
+
+    def _behind_layer(
+        self, row: int, rows: Tensor, alter: Callable[[slice], Tensor], start: int, size: int
+    ) -> Callable[[slice], Tensor]:
+        """How to run what follows the layer on a part of one image's altered activations, from ``start`` on."""
+        tails: dict[int, Tail] = {}
+
+        def run(own: slice) -> Tensor:
+            copies, part = self.room.at_most(size), slice(start + own.start, start + own.stop)
+            if copies not in tails:
+                tails.clear()
+                tails[copies] = Tail(self.network, self.layer, self.images[row].expand(copies, -1, -1, -1))
+            return _read(tails[copies](alter(part)), self.asked, rows[part])
+
+        return run
 
     def target_scores(self, output: Tensor, rows: Tensor) -> Tensor:
         """Read what the network returns for some altered images as their target scores.
@@ -183,6 +207,7 @@ def capture(
     std: Tensor | None = None,
     forward: Forward | None = None,
     chunk_size: int | None = None,
+    room: Room | None = None,
     asked: Tensor | None = None,
 ) -> Capture:
     """Run a model forward, and backward as far as one layer.
@@ -203,6 +228,7 @@ def capture(
             ``(model, images) -> output``, or the name of a submodule to be called on the images. The logits are the
             output itself, or its attribute or key ``logits``.
         chunk_size: altered images per forward pass later on; by default eight of 224 x 224 pixels on a CPU.
+        room: what other captures have learnt of how many images fit in memory at once.
         asked: for a network of independent labels (sigmoids), the label ``(B,)`` that each image is asked about; None
             where classes exclude one another. See :attr:`Capture.asked` for what targets are then.
 
@@ -235,6 +261,7 @@ def capture(
             mean=_per_channel("mean", mean, found.images),
             std=_per_channel("std", std, found.images),
             chunk_size=chunk_size or _default_chunk(images),
+            room=room or Room(),
             asked=asked,
         )
 
@@ -242,6 +269,13 @@ def capture(
 def _read(output: Tensor, asked: Tensor | None, rows: Tensor | slice = slice(None)) -> Tensor:
     """From what the network returns for some rows to the logits that are explained, scored and kept."""
     return output if asked is None else logits_of_label(output, asked[rows])
+
+
+def _of(targets: Targets, part: slice) -> Targets:
+    """What is asked for of some of the images."""
+    if isinstance(targets, Tensor):
+        return targets[part] if targets.ndim else targets
+    return counted_from(part.start, targets) if callable(targets) else targets
 
 
 class _Evidence(NamedTuple):

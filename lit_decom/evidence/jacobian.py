@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_decom.evidence.capture import Capture
 from lit_decom.evidence.observing import observing
 from lit_decom.evidence.recorder import Recorder, arranged, gradients
-from lit_decom.evidence.targets import TargetScore
+from lit_decom.evidence.targets import TargetScore, counted_from
 from lit_decom.functional.labels import logits_of_label
 
 
@@ -66,15 +66,18 @@ def class_gradients(evidence: Capture, classes: Tensor) -> Tensor:
 
 def _products(evidence: Capture, images: Tensor, scores: Sequence[TargetScore]) -> Tensor:
     """Gradients of several scores of each image, summed over positions, ``(B, K, C)``."""
+
+    def products(part: slice) -> Tensor:
+        own, recorder = images[part].to(evidence.images), Recorder(evidence.layer)
+        logits = recorder.run(evidence.network, own)
+        to_map = arranged(recorder, evidence.network, own)
+        bound = [counted_from(part.start, score) for score in scores]
+        found = gradients(evidence.network, recorder, own, logits, bound)
+        nothing = evidence.activations.new_zeros(len(own), evidence.activations.shape[1])
+        return torch.stack([nothing if one is None else to_map(one).sum(dim=(2, 3)) for one in found], dim=1)
+
     with observing(evidence.model):
-        images = images.to(evidence.images)
-        recorder = Recorder(evidence.layer)
-        logits = recorder.run(evidence.network, images)
-        to_map = arranged(recorder, evidence.network, images)
-        found = gradients(evidence.network, recorder, images, logits, scores)
-        nothing = evidence.activations.new_zeros(len(images), evidence.activations.shape[1])
-        products = [nothing if one is None else to_map(one).sum(dim=(2, 3)) for one in found]
-        return torch.stack(products, dim=1)
+        return torch.cat(list(evidence.room.over(len(images), len(images), products)))
 
 
 def _combined(weights: Tensor, logits: Tensor, _rows: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_decom.evidence.layers import TargetLayerError, resolve_submodule
+from lit_decom.evidence.room import is_out_of_memory
 from lit_decom.evidence.substitution import Slot, slots, substituted
 from lit_decom.functional.base import widened
 from lit_decom.functional.labels import two_logits
@@ -72,9 +73,9 @@ class Network:
         self.images_seen += len(images)
         try:
             logits = self._run(images, dtype)
-        except RuntimeError:
+        except RuntimeError as error:
             # A forward that leaves autocast for a part of itself brings float32 images to weights rounded beforehand.
-            if dtype == "float32" or not self._rounded:
+            if dtype == "float32" or not self._rounded or is_out_of_memory(error):
                 raise
             self._rounded = False
             del self._weights[dtype]
@@ -118,9 +119,11 @@ class Network:
             return self._asked.run(images)
         try:
             output = self._asked.run(images)
-        except (TargetLayerError, torch.OutOfMemoryError):  # of our own hooks; of the machine
+        except TargetLayerError:  # of our own hooks
             raise
         except Exception as error:
+            if is_out_of_memory(error):  # nothing is wrong with the way of asking
+                raise
             raise ForwardError(
                 f"Expected {self._asked.name} to take images {tuple(images.shape)}, but it raised "
                 f"{type(error).__name__}: {str(error).rstrip('.')}. {self._asked.remedy}"

@@ -53,5 +53,10 @@ def bind(targets: Targets, logits: Tensor) -> tuple[Tensor, TargetScore]:
     return classes, lambda out, rows: _pick(out, classes[rows])
 
 
+def counted_from(start: int, score: TargetScore) -> TargetScore:
+    """Give the score of the images from ``start`` on, which whoever asks for it counts from 0."""
+    return lambda logits, rows: score(logits, rows + start)
+
+
 def _pick(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None]).squeeze(1)

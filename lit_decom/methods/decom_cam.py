@@ -262,9 +262,12 @@ class DecomCAM(ComponentMethod):
         n, size = len(masks), (capture.images.shape[-2], capture.images.shape[-1])
         to_input, images = _composing_space(capture, self.preset.composite_space)
         blurred = self._blur(images)
-        buffer = images.new_empty(min(capture.chunk_size, n + len(images)), *images.shape[1:])
+        buffer = images[:0]
 
         def compose(part: slice) -> Tensor:
+            nonlocal buffer
+            if len(buffer) != part.stop - part.start:  # the first part, the last one, and those after one did not fit
+                buffer = images.new_empty(part.stop - part.start, *images.shape[1:])
             shown = min_max_normalize(upsample(masks[part], size))
             end = 0
             # One image meets all its masks at once, in memory used again: copies of it would cost more than blending.
