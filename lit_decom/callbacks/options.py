@@ -27,9 +27,10 @@ class Log:
         outline: whether the objects' masks are outlined on every tile of the pictures, where the probe has any.
         artifacts: whether W&B keeps probe and records: True at the end of the training, ``"all"`` a version at every
             snapshot, with the checkpoints that they explain in the metadata.
+        tracker_seconds: how long a tracker may hold the training up at a call; it is left alone afterwards.
 
     Raises:
-        ValueError: if ``n_images`` is negative or ``keys`` is one word of another kind.
+        ValueError: if a number is out of range or ``keys`` is one word of another kind.
     """
 
     keys: Literal["essential", "all"] | Sequence[str] = "essential"
@@ -37,10 +38,13 @@ class Log:
     one_scale: bool = False
     outline: bool = False
     artifacts: bool | Literal["all"] = False
+    tracker_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         if self.n_images < 0:
             raise ValueError(f"Expected `n_images` to be at least 0, but got {self.n_images}.")
+        if not self.tracker_seconds > 0:
+            raise ValueError(f"Expected `tracker_seconds` to be above 0, but got {self.tracker_seconds}.")
         if isinstance(self.keys, str) and self.keys not in _NAMED_KEYS:
             raise ValueError(f"Expected `keys` to be 'essential', 'all' or a list of patterns, but got {self.keys!r}.")
 

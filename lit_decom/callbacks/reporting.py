@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_decom import keys
 from lit_decom.callbacks.options import Log
 from lit_decom.callbacks.pictures import grids_of
+from lit_decom.callbacks.trackers import Trackers
 from lit_decom.probe import Probe
 from lit_decom.records import RunDirectory, Snapshot, displayed
 from lit_decom.render import to_picture
@@ -43,11 +44,13 @@ class Reporter:
         loggers: the Trainer's.
         prefix: of all keys.
         options: what is sent.
+        trackers: how they are called.
     """
 
     loggers: Sequence[Logger]
     prefix: str
     options: Log
+    trackers: Trackers
 
     def draw(self, record: Snapshot, probe: Probe, directory: RunDirectory | None, peaks: Tensor | None) -> None:
         """Compose the OSSM grid, keep it in the run directory, and log it; with peaks, again on one scale."""
@@ -127,15 +130,7 @@ class Reporter:
         self._to_all(lambda logger: log_files(logger, self.prefix, files, metadata))
 
     def _to_all(self, send: Callable[[Logger], None]) -> None:
-        """Give every logger its turn, also after one that raises; what the first of these raises is raised then."""
-        problems: list[Exception] = []
-        for logger in self.loggers:
-            try:
-                send(logger)
-            except Exception as error:  # noqa: BLE001 -- raised below
-                problems.append(error)
-        if problems:
-            raise problems[0]
+        self.trackers.tell(self.loggers, send)
 
 
 def predictions_of(record: Snapshot) -> dict[str, Any]:

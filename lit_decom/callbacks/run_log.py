@@ -16,6 +16,7 @@ from lit_decom.callbacks.pictures import peaks_of
 from lit_decom.callbacks.reporting import Reporter, class_gains, predictions_of
 from lit_decom.callbacks.settings import KeyFilter
 from lit_decom.callbacks.tolerance import Tolerance
+from lit_decom.callbacks.trackers import Trackers
 from lit_decom.callbacks.trainer_access import Monitors, checkpoints_of, log_values, this_process
 from lit_decom.probe import Probe
 from lit_decom.records import RunDirectory, Snapshot
@@ -46,6 +47,10 @@ class RunLog:
     report_seconds: float | None = None
     _peaks: Tensor | None = None
     _described: set[str] = field(default_factory=set)
+    _trackers: Trackers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._trackers = Trackers(self.tolerance, self.options.tracker_seconds)
 
     def introduce(self, trainer: pl.Trainer, probe: Probe, settings: Mapping[str, Any]) -> None:
         """Tell the trackers what the run is and which images are explained."""
@@ -112,7 +117,8 @@ class RunLog:
         numbers |= {total: sum(costs.values())} if costs else {}
         values = {keys.logged(self.prefix, key): value for key, value in numbers.items()}
         monitors.withdraw(set(values))
-        log_values(trainer, pl_module, values, {keys.logged(self.prefix, key) for key in shown}, step)
+        sent = {keys.logged(self.prefix, key) for key in shown}
+        log_values(trainer, pl_module, values, sent, step, self._trackers.tell)
 
     def store(self, trainer: pl.Trainer, snapshot: Snapshot | None, directory: RunDirectory | None) -> None:
         """Let trackers keep what a snapshot left behind, once it is known which checkpoint it explains."""
@@ -168,7 +174,7 @@ class RunLog:
         self.dropped = Counter(state["dropped"])
 
     def _reporter(self, trainer: pl.Trainer) -> Reporter:
-        return Reporter(trainer.loggers, self.prefix, self.options)
+        return Reporter(trainer.loggers, self.prefix, self.options, self._trackers)
 
     def _warn_of_contradiction(self, trainer: pl.Trainer, snapshot: Snapshot) -> None:
         """Warn once where the probe was not read as the module reads its batches; a part of the data proves nothing."""

@@ -1,7 +1,7 @@
 """What the callback must ask of a Trainer beside its data: steps, directories, monitors, a progress bar."""
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lit_decom import keys
@@ -148,8 +148,13 @@ def module_values(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if keys.without_prefix(prefix, name) is None}
 
 
-def log_values(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, values: Mapping[str, float], shown: set[str], step: int
+def log_values(  # noqa: PLR0917
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    values: Mapping[str, float],
+    shown: set[str],
+    step: int,
+    tell: Callable[[Iterable[Logger], Callable[[Logger], None]], None],
 ) -> None:
     """Leave values that are the same in every process where checkpoints and schedulers find them, and log some.
 
@@ -161,6 +166,7 @@ def log_values(
         values: by key.
         shown: keys of those that loggers get and, in ``validate`` and ``test``, that are printed and returned.
         step: under which Lightning logs scalars of the same moment.
+        tell: calls the loggers, see :class:`lit_decom.callbacks.trackers.Trackers`.
     """
     dtype, device = torch.get_default_dtype(), pl_module.device
     tensors = torch.tensor(list(values.values()), dtype=dtype, device=device).unbind()
@@ -170,8 +176,15 @@ def log_values(
         # Lightning sends loggers everything that it prints and returns, and asks nobody.
         pl_module.log_dict(sent, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
         return
+    sent |= {"epoch": trainer.current_epoch}
     connector: Any = trainer._logger_connector  # noqa: SLF001 -- the way of what the module logs
-    connector.log_metrics({"epoch": trainer.current_epoch, **sent}, step=step)
+    connector._logged_metrics.update(sent)  # noqa: SLF001
+
+    def log(logger: Logger) -> None:
+        logger.log_metrics(metrics=dict(sent), step=step)
+        logger.save()
+
+    tell(trainer.loggers, log)
 
 
 def checkpoints_of(trainer: pl.Trainer) -> list[dict[str, Any]]:
