@@ -67,8 +67,15 @@ class Reporter:
 
         self._to_all(send)
 
-    def introduce(self, probe: Probe, settings: Mapping[str, Any]) -> None:
-        """Tell the loggers what the run is and which images are explained; say which of them takes no pictures."""
+    def introduce(self, probe: Probe, settings: Mapping[str, Any], knowing: set[str]) -> None:
+        """Tell the loggers what the run is and which images are explained; say which of them takes no pictures.
+
+        Args:
+            probe: what is explained.
+            settings: of the run.
+            knowing: names of the trackers' runs that have the images already, such as those that a resumed training
+                goes on in; the others are added.
+        """
         self._to_all(lambda logger: log_settings(logger, self.prefix, settings))
         if not self.options.n_images:
             return
@@ -80,7 +87,14 @@ class Reporter:
         named = [_named(probe.class_names, label) for label in drawn.labels.tolist()]
         rows = list(zip(drawn.ids, named, map(to_picture, displayed(drawn)), strict=True))
         key = keys.logged(self.prefix, "probe")
-        self._to_all(lambda logger: log_table(logger, key, ("id", "class", "image"), rows))
+
+        def show(logger: Logger) -> None:
+            name = f"{type(logger).__name__} {logger.save_dir} {logger.name} {logger.version}"
+            if name not in knowing:
+                log_table(logger, key, ("id", "class", "image"), rows)
+                knowing.add(name)
+
+        self._to_all(show)
         for logger in self.loggers:
             if not takes_pictures(logger):
                 rank_zero_info(f"DecomCAM sends no pictures to {type(logger).__name__}: they are in the run directory.")

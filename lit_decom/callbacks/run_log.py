@@ -47,6 +47,7 @@ class RunLog:
     report_seconds: float | None = None
     _peaks: Tensor | None = None
     _described: set[str] = field(default_factory=set)
+    _knowing: set[str] = field(default_factory=set)
     _trackers: Trackers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class RunLog:
         """Tell the trackers what the run is and which images are explained."""
         if trainer.is_global_zero:
             with self.tolerance.forgiving("describe the run"):
-                self._reporter(trainer).introduce(probe, settings)
+                self._reporter(trainer).introduce(probe, settings, self._knowing)
 
     def note(self, trainer: pl.Trainer, snapshot: Snapshot, probe: Probe) -> dict[str, float]:
         """Warn about metrics that are missing, and give the numbers with what only the whole run knows."""
@@ -164,6 +165,7 @@ class RunLog:
             "predictions": [dict(entry) for entry in self.predictions],
             "peaks": self._peaks,
             "dropped": dict(self.dropped),
+            "knowing": sorted(self._knowing),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -172,6 +174,7 @@ class RunLog:
         self.predictions = [dict(entry) for entry in state.get("predictions", [])]
         self._peaks = state.get("peaks")
         self.dropped = Counter(state["dropped"])
+        self._knowing = set(state.get("knowing", ()))
 
     def _reporter(self, trainer: pl.Trainer) -> Reporter:
         return Reporter(trainer.loggers, self.prefix, self.options, self._trackers)
