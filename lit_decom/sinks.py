@@ -1,6 +1,7 @@
 """Pictures, tables and settings into the user's own loggers. Scalars need no sink: Lightning carries them."""
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, singledispatch, update_wrapper
@@ -190,7 +191,9 @@ def _(logger: WandbLogger, name: str, files: Sequence[Path], metadata: Mapping[s
     import wandb
 
     run = logger.experiment
-    artifact = wandb.Artifact(f"{name}-{run.id}", type="explanations", metadata=dict(metadata))
+    # W&B takes no other letters; a prefix may have several parts.
+    allowed = re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
+    artifact = wandb.Artifact(f"{allowed}-{run.id}", type="explanations", metadata=dict(metadata))
     for file in files:
         artifact.add_file(str(file))
     run.log_artifact(artifact)

@@ -351,6 +351,11 @@ def test_on_request_every_snapshot_is_a_version_beside_its_checkpoint(tmp_path):
     assert checkpoints == [[3], [7], [11]]
 
 
+def test_a_prefix_of_several_parts_names_them_too(tmp_path):
+    (entry,) = explained(tmp_path, callback(artifacts=True, prefix="layers/first"))
+    assert entry["name"].startswith("layers-first-")
+
+
 # ----- trackers that need not be installed: their documented methods
 
 

@@ -18,7 +18,7 @@ from lit_decom.callbacks.eight_bit import EightBit
 from lit_decom.callbacks.options import Execution, Log
 from lit_decom.callbacks.resuming import opened_directory, own_directory, refuse_changed_layer, refuse_changed_probe
 from lit_decom.callbacks.run_log import RunLog
-from lit_decom.callbacks.settings import KeyFilter, run_settings
+from lit_decom.callbacks.settings import KeyFilter, run_settings, usable_prefix
 from lit_decom.callbacks.tolerance import Tolerance
 from lit_decom.callbacks.trainer_access import (
     Monitors,
@@ -73,13 +73,14 @@ class DecomCAMCallback(pl.Callback):
         run: how the work is done, and how data are read.
         report: whether the run is written as one HTML page at the end of ``fit``.
         dirpath: the run directory; by default the logger's own for this run.
-        prefix: of all keys; give two callbacks on one Trainer different ones.
+        prefix: of all keys, and the name of the run directory in the logger's; give two callbacks on one Trainer
+            different ones.
         strict: whether an error while explaining, scoring or reporting ends the training, instead of being warned about
             and counted.
 
     Raises:
         TypeError: if the method gives no components, or the probe is neither a Probe nor a number.
-        ValueError: if a number is out of range or a target is unknown.
+        ValueError: if a number is out of range, a target is unknown or the prefix is no name of a folder.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class DecomCAMCallback(pl.Callback):
             run,
         )
         self.report, self.dirpath = report, None if dirpath is None else Path(dirpath)
-        self.prefix, self.strict = prefix, strict
+        self.prefix, self.strict = usable_prefix(prefix), strict
         self._begin()
 
     def _begin(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
+from pathlib import PureWindowsPath
 from platform import python_version
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,24 @@ from lit_decom.probe import Probe
 from lit_decom.scoring import Scoring
 
 _PACKAGES = ("lit-decom", "torch", "torchvision", "lightning", "numpy", "scipy")
+
+
+def usable_prefix(prefix: str) -> str:
+    """Give a prefix back that can begin keys and name a folder below the run's.
+
+    Args:
+        prefix: of keys; its parts, at slashes, are folders.
+
+    Raises:
+        ValueError: if it leads elsewhere on any system: absolute, with ``.`` or ``..``, empty parts or backslashes.
+    """
+    leads_away = {"", ".", ".."} & set(prefix.split("/")) or PureWindowsPath(prefix).drive
+    if leads_away or {"\\", "\0"} & set(prefix):
+        raise ValueError(
+            "Expected `prefix` to name a folder below the run's, such as 'decomcam' or 'layers/first', but got "
+            f"{prefix!r}."
+        )
+    return prefix
 
 
 class KeyFilter:

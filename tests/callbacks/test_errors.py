@@ -31,6 +31,22 @@ from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader
         ({"batch_size": 0}, ValueError, "Expected `batch_size` to be at least 1, but got 0"),
         ({"chunk_size": 0}, ValueError, "Expected `chunk_size` to be at least 1, but got 0"),
         ({"n_images": -1}, ValueError, "Expected `n_images` to be at least 0, but got -1"),
+        *(
+            ({"prefix": prefix}, ValueError, "Expected `prefix` to name a folder below the run's, .*, but got")
+            for prefix in (
+                "../x",
+                "a/../../x",
+                "/x",
+                "",
+                "a//b",
+                "a/",
+                "./a",
+                "a\\..\\x",
+                "C:x",
+                "//host/share/x",
+                "a\0",
+            )
+        ),
         ({"tracker_seconds": 0}, ValueError, "Expected `tracker_seconds` to be above 0, but got 0"),
         (
             {"keys": "some"},
@@ -56,6 +72,15 @@ from tests.helpers.modules import Spots, Tiny, TinyFaulty, callback, fit, loader
 def test_bad_arguments_are_refused_at_once(arguments, kind, words):
     with pytest.raises(kind, match=words):
         callback(**arguments)
+
+
+@pytest.mark.parametrize("prefix", ["decomcam", "layers/first", "..a", "a.b", "ä b"])
+def test_a_prefix_is_the_folder_of_its_records_below_the_loggers(tmp_path, prefix):
+    observer = callback(prefix=prefix)
+    fit(tmp_path / "logs", observer, logger=CSVLogger(tmp_path / "logs"))
+    assert observer.directory.path == tmp_path / "logs" / "lightning_logs" / "version_0" / prefix
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    assert len(observer.directory.files()) == 1
 
 
 # ----- before the first step
