@@ -82,6 +82,12 @@ class Observer:
                 board = self._new_board(probe)
                 if board is not None:
                     self._try_metrics(first, evidence, decomposition)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"Explaining a single image of {tuple(probe.images.shape[1:])} takes more memory than is left beside the "
+                f"training: {str(error).rstrip('.')}. A smaller `run=Execution(chunk_size=...)`, a deeper "
+                "`target_layer` or a smaller batch in training leaves more."
+            ) from error
         except RuntimeError as error:
             raise ValueError(
                 f"Expected the probe's images {tuple(probe.images.shape)} to go through {type(model).__name__}, "
@@ -156,11 +162,22 @@ class Observer:
 
         Returns:
             The snapshot, the same in every process but for the wall time.
+
+        Raises:
+            RuntimeError: if another process failed; what failed here is raised as it is. Nothing of such a snapshot is
+                remembered, in any process.
         """
+        with torch.inference_mode(mode=False), self._remembering_all_or_nothing(), process.together():
+            return self._observed(model, epoch, step, process, advance)
+
+    def _observed(
+        self, model: nn.Module, epoch: int, step: int, process: Process, advance: Callable[[int], None]
+    ) -> Snapshot:
+        """Take a snapshot."""
         watch, probe = Stopwatch(), self._known_probe()
         # Counted here, since two validations may fall between two optimizer steps.
         self.n_snapshots += 1
-        with torch.inference_mode(mode=False), torch.no_grad():
+        with torch.no_grad():
             everyone = process.share(self._explain_share, model, epoch, process, advance, watch)
             shares = [share for share in everyone if share is not None]
             explanations = Explanations.interleaved([share.explanations for share in shares])
@@ -193,6 +210,19 @@ class Observer:
             **({} if shared is None else shared.fields()),
             **_class_fields(explanations),
         )
+
+    @contextmanager
+    def _remembering_all_or_nothing(self) -> Iterator[None]:
+        """Go back to what the last snapshot left behind where this one fails, in whatever part of it."""
+        before, table = self.state_dict(), self.table
+        try:
+            yield
+        except BaseException:
+            self.load_state_dict(before)
+            self.table = table
+            if self.shared is not None:
+                self.shared.begin()
+            raise
 
     def values_by_image(self, score: Score) -> dict[str, float]:
         """Give what each image of a score's stratum has, by id, at the last snapshot; those undefined are left out."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, TypeVar
 
-Gather = Callable[[Any], list[Any]]
+Exchange = Callable[[Any], list[Any]]
 T = TypeVar("T")
 
 
@@ -14,15 +14,50 @@ T = TypeVar("T")
 class Process:
     """One of the processes that share the work on a probe.
 
+    Whatever they collect from one another goes through here, and says beside it whether its process has failed: nobody
+    waits for one that will not come.
+
     Attributes:
         rank: its number.
         world: how many there are.
-        gather: collects one object from every process, in the order of their ranks.
+        exchange: collects one object from every process, in the order of their ranks; it waits for all of them.
     """
 
     rank: int = 0
     world: int = 1
-    gather: Gather = field(default=lambda mine: [mine])
+    exchange: Exchange = field(default=lambda mine: [mine])
+    _told: list[Exception] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def gather(self, mine: T) -> list[T]:
+        """Collect one object from every process, by rank.
+
+        Raises:
+            RuntimeError: if another process has failed in the block of :meth:`together` that this one is in.
+        """
+        everyone = self._exchanged(mine, None)
+        failed = next((text for _, text in everyone if text is not None), None)
+        if failed is not None:
+            error = RuntimeError(f"Another process failed: {failed}")
+            self._told.append(error)
+            raise error
+        return [result for result, _ in everyone]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block that succeeds in all processes or in none: where one of them raises, all of them do.
+
+        What one process raises reaches the others at the next thing that they collect, which may be the end of the
+        block. A block may hold others.
+
+        Raises:
+            RuntimeError: if another process failed; what failed here is raised as it is.
+        """
+        try:
+            yield
+        except Exception as error:
+            self._tell(error)
+            raise
+        self.gather(None)
 
     def share(self, work: Callable[..., T], *args: Any) -> list[T]:
         """Do this process's part and collect everyone's, by rank; where one of them fails, all of them raise.
@@ -34,18 +69,29 @@ class Process:
         Raises:
             RuntimeError: if another process failed; what failed here is raised as it is.
         """
-        mine, problem = None, None
         try:
             mine = work(*args)
-        except Exception as error:  # noqa: BLE001 -- the other processes wait for this one
-            problem = error
-        everyone = self.gather((mine, None if problem is None else repr(problem)))
-        if problem is not None:
-            raise problem
-        failed = next((text for _, text in everyone if text is not None), None)
-        if failed is not None:
-            raise RuntimeError(f"Another process could not explain its share of the probe: {failed}")
-        return [result for result, _ in everyone]
+        except Exception as error:
+            self._tell(error)
+            raise
+        return self.gather(mine)
+
+    def _tell(self, error: Exception) -> None:
+        """Say once to the others that they need not wait, whatever else goes wrong on the way out."""
+        found: BaseException | None = error
+        while found is not None:
+            if any(found is told for told in self._told):
+                return
+            found = found.__context__
+        self._told.append(error)
+        self._exchanged(None, repr(error))
+
+    def _exchanged(self, mine: T | None, problem: str | None) -> list[Any]:
+        try:
+            return self.exchange((mine, problem))
+        except Exception as error:  # nobody can be told that nobody can be told
+            self._told.append(error)
+            raise
 
 
 class Stopwatch:

@@ -71,12 +71,12 @@ def this_process(trainer: pl.Trainer) -> Process:
     if trainer.world_size == 1 or not dist.is_initialized():
         return Process()
 
-    def gather(mine: Any) -> list[Any]:
+    def exchange(mine: Any) -> list[Any]:
         everyone: list[Any] = [None] * trainer.world_size
         dist.all_gather_object(everyone, mine)
         return everyone
 
-    return Process(trainer.global_rank, trainer.world_size, gather)
+    return Process(trainer.global_rank, trainer.world_size, exchange)
 
 
 class Monitors:
