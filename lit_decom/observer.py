@@ -84,8 +84,8 @@ class Observer:
                     self._try_metrics(first, evidence, decomposition)
         except torch.OutOfMemoryError as error:
             raise ValueError(
-                f"Explaining a single image of {tuple(probe.images.shape[1:])} takes more memory than is left beside the "
-                f"training: {str(error).rstrip('.')}. A smaller `run=Execution(chunk_size=...)`, a deeper "
+                f"Explaining a single image of {tuple(probe.images.shape[1:])} takes more memory than is left "
+                f"beside the training: {str(error).rstrip('.')}. A smaller `run=Execution(chunk_size=...)`, a deeper "
                 "`target_layer` or a smaller batch in training leaves more."
             ) from error
         except RuntimeError as error:

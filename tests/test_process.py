@@ -1,38 +1,14 @@
 """Processes that share work: all of them get through a block, or all of them learn that it failed, and none waits."""
 
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, BrokenBarrierError
+from threading import BrokenBarrierError
 
 import pytest
 
 from lit_decom.process import Process
+from tests.helpers.processes import in_processes
 
 
-def in_processes(work, world=3):
-    """Run some work in threads that exchange as processes do; gives what each returns or raises.
-
-    One that waits for others that do not come breaks the barrier for all.
-    """
-    barrier, boxes = Barrier(world, timeout=2), [None] * world
-
-    def of_rank(rank):
-        def exchange(mine):
-            boxes[rank] = mine
-            barrier.wait()
-            everyone = list(boxes)
-            barrier.wait()
-            return everyone
-
-        try:
-            return work(Process(rank, world, exchange))
-        except Exception as error:  # noqa: BLE001 -- it is what is tested
-            return error
-
-    with ThreadPoolExecutor(world) as pool:
-        return list(pool.map(of_rank, range(world)))
-
-
-class Broken(Exception):
+class Broken(Exception):  # noqa: N818
     pass
 
 

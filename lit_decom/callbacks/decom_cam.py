@@ -31,7 +31,7 @@ from lit_decom.callbacks.trainer_access import (
     run_directory,
     this_process,
 )
-from lit_decom.callbacks.trainer_data import read_probe
+from lit_decom.callbacks.trainer_data import Found, of_first_process, read_probe
 from lit_decom.components import Components
 from lit_decom.evidence import Forward
 from lit_decom.explainer import Explainer, TargetPolicy
@@ -168,7 +168,8 @@ class DecomCAMCallback(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._prepare(trainer, pl_module)
-        self.run_log.introduce(trainer, self._known_probe(), self._settings())
+        with self._tolerance.forgiving("describe the run"):
+            self.run_log.introduce(trainer, self._known_probe(), self._settings())
 
     def _settings(self) -> dict[str, Any]:
         return run_settings(
@@ -195,9 +196,10 @@ class DecomCAMCallback(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.last_snapshot is None:
-            self.run_log.warn_of_none(trainer, self.every_n_epochs)
-        self._finish(trainer)
+        with self._tolerance.forgiving("finish the run"):
+            if self.last_snapshot is None:
+                self.run_log.warn_of_none(trainer, self.every_n_epochs)
+            self._finish(trainer)
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -245,17 +247,22 @@ class DecomCAMCallback(pl.Callback):
     # ----- before the first step
 
     def _prepare(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read the probe, find the layer and explain one image, so that what cannot work fails now."""
-        if not self._given_probe:
-            self.probe, self._probe_loader = read_probe(
-                trainer,
-                pl_module,
-                self._probe_size,
-                self.run.seed,
-                unpack=self.run.unpack,
-                eight_bit=self._eight_bit,
-            )
-        probe = self._known_probe()
+        """Read the probe, find the layer and explain one image, so that what cannot work fails now, everywhere."""
+        process = this_process(trainer)
+        with self._tolerance.only_warning(), process.together():
+            found = of_first_process(process, lambda: self._found_probe(trainer, pl_module), given=self._given_probe)
+            self.probe, self._probe_loader = found
+            self._prepare_for(self.probe, trainer, pl_module)
+
+    def _found_probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Found:
+        if self._given_probe:
+            return self._known_probe(), self._probe_loader
+        options = self.run
+        return read_probe(
+            trainer, pl_module, self._probe_size, options.seed, unpack=options.unpack, eight_bit=self._eight_bit
+        )
+
+    def _prepare_for(self, probe: Probe, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
             refuse_changed_probe(self._resumed, probe)
             refuse_changed_layer(self._resumed, self.explainer.target_layer, pl_module)
@@ -281,7 +288,8 @@ class DecomCAMCallback(pl.Callback):
 
     def _open_directory(self, trainer: pl.Trainer, probe: Probe) -> None:
         before = self._resumed.get("directory") if self.directory is None else self.directory.path
-        path = self.dirpath or own_directory(before, self._run_id) or run_directory(trainer, self.prefix)
+        path = self.dirpath or own_directory(before, self._run_id, self._tolerance)
+        path = path or run_directory(trainer, self.prefix, self._tolerance)
         settings = self.observer.settings | {"every_n_epochs": self.every_n_epochs}
         reached = logged_step(trainer, after_training_epoch=False) if self._resumed else None
         self.directory = opened_directory(path, self._run_id, probe, settings, reached, self._tolerance)
@@ -298,23 +306,26 @@ class DecomCAMCallback(pl.Callback):
     ) -> None:
         """Explain the probe if it is time to, keep what was found, and log it."""
         if not self._is_due(trainer):
-            Monitors(trainer, self.prefix).withdraw(set())
+            with self._tolerance.forgiving("withdraw its values"):
+                Monitors(trainer, self.prefix).withdraw(set())
             return
         epoch, step = self._moment(trainer, after_training_epoch=after_training_epoch)
         if trainer.state.fn == "fit" and self.log_options.artifacts == "all":
             self.run_log.store(trainer, self.last_snapshot, self.directory)
         process, numbers, explained_at = this_process(trainer), dict[str, float](), monotonic()
-        with self._observer_for(trainer, pl_module) as observer, self._tolerance.forgiving("explain the probe"):
+        forgiving, together = self._tolerance.forgiving, process.together
+        with self._observer_for(trainer, pl_module) as observer, forgiving("explain the probe"), together():
             if self.scoring.needs_class_accuracy:
                 observer.class_accuracy = self._class_accuracy.accuracy(process)
-            with self._progress(trainer) as advance:
+            with self._tolerance.showing(self._progress(trainer)) as advance:
                 found = observer.observe(pl_module, epoch=epoch, step=step, process=process, advance=advance)
             self.last_snapshot = replace(found, module_values=self._module_values(trainer))
             explained_at = monotonic()
             numbers = self.run_log.note(trainer, self.last_snapshot, self._known_probe())
             directory = self.directory if self._keeps_records(trainer) else None
             self.run_log.keep(trainer, self.last_snapshot, self._known_probe(), directory)
-        self.run_log.send(trainer, pl_module, numbers, step, self.observer.directions)
+        with forgiving("log its values"), together():
+            self.run_log.send(trainer, pl_module, numbers, step, self.observer.directions, process)
         self.run_log.report_seconds = monotonic() - explained_at
 
     def _module_values(self, trainer: pl.Trainer) -> dict[str, float]:

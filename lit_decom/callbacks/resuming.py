@@ -54,9 +54,21 @@ def refuse_changed_probe(resumed: Mapping[str, Any], probe: Probe) -> None:
         )
 
 
-def own_directory(before: str | Path | None, run_id: str) -> Path | None:
+def own_directory(before: str | Path | None, run_id: str, tolerance: Tolerance) -> Path | None:
     """Where the records of a run lie, if they are still there and are its own."""
-    return Path(before) if before is not None and RunDirectory(Path(before)).owner() == run_id else None
+    if before is not None:
+        with tolerance.forgiving(f"learn whose records lie in {before}"):
+            return Path(before) if RunDirectory(Path(before)).owner() == run_id else None
+    return None
+
+
+def _readable(path: Path, run_id: str, tolerance: Tolerance) -> Path:
+    """A folder itself, or one beside it where nobody can tell whose it is."""
+    beside = path.with_name(f"{path.name}_{run_id[:8]}")
+    with tolerance.forgiving(f"learn whose records lie in {path}, and keeps those of this run in {beside}"):
+        RunDirectory(path).owner()
+        return path
+    return beside
 
 
 def opened_directory(  # noqa: PLR0917
@@ -70,17 +82,18 @@ def opened_directory(  # noqa: PLR0917
     """Begin to write records to a folder, or go on: see :meth:`lit_decom.records.RunDirectory.open`.
 
     Returns:
-        The directory; None where the folder cannot be written to, and that is let pass.
+        The directory: this one, or one beside it where what lies there cannot be read; None where it cannot be written
+        to. Both are let pass.
 
     Raises:
         MisconfigurationException: if the folder holds another run's records.
     """
-    directory = RunDirectory(path)
+    directory = RunDirectory(_readable(path, run_id, tolerance))
     try:
         directory.open(run_id, probe, settings, from_step)
     except RunDirectoryError as error:
         raise MisconfigurationException(str(error)) from error
-    except OSError as error:
+    except Exception as error:  # the disk's, or that of settings which cannot be written down
         with tolerance.forgiving(f"keep records in {path}"):
             raise error
         return None

@@ -17,8 +17,9 @@ from lit_decom.callbacks.reporting import Reporter, class_gains, predictions_of
 from lit_decom.callbacks.settings import KeyFilter
 from lit_decom.callbacks.tolerance import Tolerance
 from lit_decom.callbacks.trackers import Trackers
-from lit_decom.callbacks.trainer_access import Monitors, checkpoints_of, log_values, this_process
+from lit_decom.callbacks.trainer_access import Monitors, checkpoints_of, log_values
 from lit_decom.probe import Probe
+from lit_decom.process import Process
 from lit_decom.records import RunDirectory, Snapshot
 
 
@@ -88,13 +89,14 @@ class RunLog:
             self._peaks = peaks if trainer.state.fn == "fit" else self._peaks
             self._reporter(trainer).draw(snapshot, probe, directory, peaks)
 
-    def send(
+    def send(  # noqa: PLR0917
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         numbers: dict[str, float],
         step: int,
         directions: Mapping[str, bool | None],
+        process: Process,
     ) -> None:
         """Log the numbers of a snapshot; every process must call it.
 
@@ -104,6 +106,7 @@ class RunLog:
             numbers: as :meth:`note` gives them; empty if the snapshot failed.
             step: of the snapshot.
             directions: by the name of a metric, whether higher is better.
+            process: this one among those of the Trainer.
         """
         monitors, total = Monitors(trainer, self.prefix), keys.seconds_key("total")
         shown = self.shown.shown({**numbers, "errors": 0.0, total: 0.0}) | monitors.monitored
@@ -111,7 +114,7 @@ class RunLog:
             with self.tolerance.forgiving("describe the values"):
                 self._reporter(trainer).describe(sorted(shown), directions, self._described)
         # Only the first process reports: what failed, and what the report before this one cost, the others learn here.
-        errors, seconds = this_process(trainer).gather((self.tolerance.errors, self.report_seconds))[0]
+        errors, seconds = process.gather((self.tolerance.errors, self.report_seconds))[0]
         numbers = numbers | {"errors": float(errors)}
         numbers |= {} if seconds is None else {keys.seconds_key("report"): seconds}
         costs = keys.seconds_of(numbers)
@@ -125,12 +128,12 @@ class RunLog:
         """Let trackers keep what a snapshot left behind, once it is known which checkpoint it explains."""
         if not self.options.artifacts or directory is None or snapshot is None:
             return
-        metadata = dict(snapshot.settings) | {
-            "epoch": snapshot.epoch,
-            "step": snapshot.step,
-            "checkpoints": checkpoints_of(trainer),
-        }
         with self.tolerance.forgiving("keep the records in the tracker"):
+            metadata = dict(snapshot.settings) | {
+                "epoch": snapshot.epoch,
+                "step": snapshot.step,
+                "checkpoints": checkpoints_of(trainer),
+            }
             self._reporter(trainer).keep(directory.path, metadata)
 
     def finish(self, trainer: pl.Trainer, probe: Probe) -> None:

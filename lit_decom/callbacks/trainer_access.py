@@ -1,6 +1,5 @@
 """What the callback must ask of a Trainer beside its data: steps, directories, monitors, a progress bar."""
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,6 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from lit_decom import keys
+from lit_decom.callbacks.tolerance import Tolerance
 from lit_decom.lightning_roots import is_a
 from lit_decom.process import Process
 
@@ -52,18 +52,23 @@ def step_of_checkpoint(checkpoint: Mapping[str, Any]) -> int:
     return max(min(int(stepped), int(checkpoint["global_step"]) - 1), 0)
 
 
-def run_directory(trainer: pl.Trainer, prefix: str) -> Path:
+def run_directory(trainer: pl.Trainer, prefix: str, tolerance: Tolerance) -> Path:
     """The run's own directory: ``<save_dir>/<name>/<version or run id>/<prefix>``, or one named by the time."""
     for logger in trainer.loggers:
-        if is_a(logger, WandbLogger):
-            # The run has no id before its experiment is made.
-            version = logger.experiment.id
-        else:
-            version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-        if logger.save_dir is not None:
-            return Path(logger.save_dir) / str(logger.name) / str(version) / prefix
+        with tolerance.forgiving(f"learn from {type(logger).__name__} where the run is kept"):
+            if (folder := _folder_of(logger)) is not None:
+                return folder / prefix
     # To the microsecond, since the trials of a sweep may start in the same second.
     return Path(trainer.default_root_dir) / prefix / datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S.%f")
+
+
+def _folder_of(logger: Logger) -> Path | None:
+    if is_a(logger, WandbLogger):
+        # The run has no id before its experiment is made.
+        version = logger.experiment.id
+    else:
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return None if logger.save_dir is None else Path(logger.save_dir) / str(logger.name) / str(version)
 
 
 def this_process(trainer: pl.Trainer) -> Process:
@@ -220,11 +225,11 @@ def layer_of_checkpoint(checkpoint: str | Path | Mapping[str, Any] | None, prefi
         return None
     try:
         read: Any = _as_it_lies(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-    except (OSError, RuntimeError, pickle.UnpicklingError):
+        states: Mapping[str, Any] = read.get("callbacks", {})
+        ours = (state for key, state in states.items() if key.endswith(repr({"prefix": prefix})))
+        return next((state["target_layer"] for state in ours if state.get("target_layer")), None)
+    except Exception:  # noqa: BLE001 -- a checkpoint may be anything that its Trainer can read
         return None
-    states: Mapping[str, Any] = read.get("callbacks", {})
-    ours = (state for key, state in states.items() if key.endswith(repr({"prefix": prefix})))
-    return next((state["target_layer"] for state in ours if state.get("target_layer")), None)
 
 
 def _moment_of(path: Path) -> dict[str, int]:
@@ -232,7 +237,7 @@ def _moment_of(path: Path) -> dict[str, int]:
     try:
         checkpoint = _as_it_lies(path)
         return {"epoch": int(checkpoint["epoch"]), "step": step_of_checkpoint(checkpoint)}
-    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError):
+    except Exception:  # noqa: BLE001 -- as above
         return {}
 
 

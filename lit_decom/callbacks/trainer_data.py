@@ -1,6 +1,6 @@
 """The probe, out of the data that a Trainer runs on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,11 +12,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lit_decom.callbacks.eight_bit import EightBit
-from lit_decom.callbacks.trainer_access import has_validation, this_process
+from lit_decom.callbacks.trainer_access import has_validation
 from lit_decom.evidence import observing
 from lit_decom.isolation import isolated_random_state
 from lit_decom.probe import NoImagesError, Probe, Unpack, normalisation_of
 from lit_decom.probe.loaders import names_beside, owners_of
+from lit_decom.process import Process
+
+Found = tuple[Probe, int | None]
+"""A probe, and which of the loaders it is from; None where that is not known."""
 
 
 def read_probe(
@@ -27,8 +31,8 @@ def read_probe(
     *,
     unpack: Unpack | None,
     eight_bit: EightBit,
-) -> tuple[Probe, int]:
-    """Choose a probe from the data that the Trainer runs on: validation or test data, else training data.
+) -> Found:
+    """Choose a probe from the data that this process runs on: validation or test data, else training data.
 
     Args:
         trainer: whose loaders are read; of several the first one that gives images.
@@ -39,7 +43,7 @@ def read_probe(
         eight_bit: makes floats of images of 8 bits.
 
     Returns:
-        The probe, the same in every process, and which of the loaders it is from.
+        The probe, and which of the loaders it is from.
 
     Raises:
         MisconfigurationException: if no loader gives images, or what they give is not understood.
@@ -59,7 +63,7 @@ def read_probe(
             raise MisconfigurationException(_said(loader, error)) from error
         if place:
             rank_zero_warn(f"The probe is from loader {place}, since none before it gives images: {nothing[0]}")
-        return _the_same_everywhere(trainer, _with_normalisation(probe, loader, trainer, eight_bit)), place
+        return _with_normalisation(probe, loader, trainer, eight_bit), place
     raise MisconfigurationException(nothing[0] if nothing else "Expected the Trainer to have data, but got no loader.")
 
 
@@ -85,11 +89,29 @@ def _with_normalisation(probe: Probe, loader: Any, trainer: pl.Trainer, eight_bi
     return probe if found is None else replace(probe, mean=found[0], std=found[1])
 
 
-def _the_same_everywhere(trainer: pl.Trainer, probe: Probe) -> Probe:
-    """Take the first process's probe where pipelines, or samplers of the user's own, give each process others."""
-    process = this_process(trainer)
-    same = len(set(process.gather(probe.digest))) == 1
-    first: Probe = probe if same else process.gather(probe)[0]
+def of_first_process(process: Process, find: Callable[[], Found], *, given: bool) -> Found:
+    """Take the first process's probe in all of them: pipelines, samplers and scripts may give each process another.
+
+    Args:
+        process: this one, in a block of :meth:`lit_decom.process.Process.together`.
+        find: finds this process's probe; what it raises counts in the first process alone.
+        given: whether it is the user's own: a warning says then that not all are explained.
+    """
+    found: Found | None = None
+    try:
+        found = find()
+    except Exception:  # the first one's is taken in any case
+        if process.rank == 0:
+            raise
+    digests = process.gather(None if found is None else found[0].digest)
+    if found is not None and len(set(digests)) == 1:
+        return found
+    if given:
+        rank_zero_warn(
+            "Expected `probe` to be the same in every process, but they were given different ones: that of the first "
+            "is explained."
+        )
+    first: Found = process.gather(found if process.rank == 0 else None)[0]  # type: ignore[assignment]
     return first
 
 

@@ -65,11 +65,19 @@ def is_map_style(dataset: Any) -> bool:
     return by_index and not isinstance(dataset, IterableDataset)
 
 
+def told(owner: Any, name: str) -> Any:
+    """What an object says of itself; None where it does not, or a property of it raises."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:  # noqa: BLE001 -- nobody asks for it in a training
+        return None
+
+
 def attribute(dataset: Any, name: str) -> Any:
     """An attribute of a dataset, or of the one that it is a subset of."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
-    return getattr(dataset, name, None)
+    return told(dataset, name)
 
 
 def known_labels(dataset: Any) -> Sequence[list[int]] | None:
@@ -81,7 +89,7 @@ def known_labels(dataset: Any) -> Sequence[list[int]] | None:
         parts = [known_labels(part) for part in dataset.datasets]
         return [label for part in parts for label in part or ()] if all(part is not None for part in parts) else None
     for name in ("targets", "labels"):
-        known = getattr(dataset, name, None)
+        known = told(dataset, name)
         if isinstance(known, list | tuple | Tensor | np.ndarray) and len(known) == len(dataset):
             try:
                 labels = as_labels(torch.as_tensor(known))

@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Subse
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from lit_decom.probe.batches import NoImagesError
-from lit_decom.probe.choice import is_map_style
+from lit_decom.probe.choice import is_map_style, told
 
 
 def indices_of(loader: Any) -> list[Any] | None:
@@ -76,7 +76,7 @@ def names_beside(loader: Any, datamodule: Any = None) -> dict[str, Any]:
         name: value
         for source in owners_of(loader, datamodule)[::-1]
         for name in ("class_names", "part_names")
-        if (value := getattr(source, name, None)) is not None and not callable(value)
+        if (value := told(source, name)) is not None and not callable(value)
     }
 
 
@@ -95,7 +95,7 @@ def _copied(sampler: Any, dataset: Any) -> Any:
         kept[id(dataset)] = dataset
     try:
         return copy.deepcopy(sampler, kept)
-    except TypeError:  # locks and open files
+    except Exception:  # noqa: BLE001 -- locks and open files, and whatever its own code raises
         return sampler
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_decom.probe.choice import told
+
 _UNUSUAL = 0.05  # share of the values that may lie outside of the range without a word
 _CLIPPED = 0.5  # share of the values from which on a picture shows nothing
 _SLACK = 0.1
@@ -26,7 +28,7 @@ def normalisation_of(owner: Any, images: Tensor) -> tuple[Tensor, Tensor] | None
     Returns:
         Mean and standard deviation ``(C,)`` of images in 0..1; None where they are not known.
     """
-    given = {name: getattr(owner, name, None) for name in ("mean", "std")}
+    given = {name: told(owner, name) for name in ("mean", "std")}
     if any(value is None or callable(value) for value in given.values()):
         return None
     mean, std = (per_channel(value, images.shape[1]) for value in given.values())

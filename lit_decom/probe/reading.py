@@ -2,7 +2,9 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from lit_decom.probe.batches import NoImagesError, Sample, Unpack, samples_of, w
 from lit_decom.probe.choice import attribute, choose, is_map_style, known_labels, most_scanned
 from lit_decom.probe.loaders import batches_of, indices_of
 from lit_decom.probe.rows import classes_in, images_within
+from lit_decom.probe.unreadable import Attempts, UnreadableError
 
 Collate = Callable[[list[Any]], Any]
 Transfer = Callable[[Any], Any]
@@ -39,25 +42,61 @@ def read_dataset(
         batch = collate_fn([with_xyxy(dataset[index])])
         return samples_of(batch if transfer is None else transfer(batch), unpack, alone=True)[0]
 
-    def labels_of(index: Any) -> list[int]:
-        return _classes(read(index)) if known is None else known[index]
-
     known = known_labels(dataset)
     candidates = range(len(dataset)) if indices is None else indices
+
+    def chosen(labels_of: Callable[[Any], list[int]]) -> list[Any]:
+        return choose(candidates, n, seed, balance, labels_of, costly=known is None)
+
     with isolated_random_state(seed), rewound_generators(dataset):
-        chosen = choose(candidates, n, seed, balance, labels_of, costly=known is None)
-        samples = [read(index) for index in chosen]
-        again = [read(index) for index in chosen[:_READ_TWICE]]
-    if any(not torch.equal(first[0], second[0]) for first, second in zip(samples, again, strict=False)):
+        samples = _readable(chosen, read, known, Attempts(most_scanned(n)))
+        differing = [_differs(sample, read, index) for index, sample in list(samples.items())[:_READ_TWICE]]
+    if any(differing):
         warnings.warn(
             "The dataset gives another image at the second reading (a random transform?): the probe keeps the first.",
             stacklevel=3,
         )
     # What transforms make -1 of is not labelled either, whatever the dataset says.
-    labelled = {str(index): sample for index, sample in zip(chosen, samples, strict=True) if _classes(sample)}
+    labelled = {str(index): sample for index, sample in samples.items() if _classes(sample)}
     if not labelled:
-        raise ValueError(f"Expected labelled images, but all {len(chosen)} that were read have a negative label.")
+        raise ValueError(f"Expected labelled images, but all {len(samples)} that were read have a negative label.")
     return together(list(labelled.values()), list(labelled), n) | names_of(dataset)
+
+
+def _readable(
+    chosen: Callable[[Callable[[Any], list[int]]], list[Any]],
+    read: Callable[[Any], Sample],
+    known: Sequence[list[int]] | None,
+    attempts: Attempts,
+) -> dict[Any, Sample]:
+    """Choose and read samples by index, and others in place of those that cannot be read."""
+
+    def labels_of(index: Any) -> list[int]:
+        if known is not None:
+            return [] if index in attempts.failed else known[index]
+        sample = attempts.read(index, lambda: read(index))
+        return [] if sample is None else _classes(sample)
+
+    samples: dict[Any, Sample] = {}
+    while True:
+        try:
+            order = chosen(labels_of)
+        except ValueError as error:
+            raise (attempts.problem if attempts.failed else error) from error
+        failed = len(attempts.failed)
+        for index in order:
+            sample = samples.get(index) or attempts.read(index, partial(read, index))
+            samples |= {} if sample is None else {index: sample}
+        if len(attempts.failed) == failed:
+            attempts.warn()
+            return {index: samples[index] for index in order if index in samples}
+
+
+def _differs(sample: Sample, read: Callable[[Any], Sample], index: Any) -> bool:
+    try:
+        return not torch.equal(sample[0], read(index)[0])
+    except Exception:  # noqa: BLE001 -- it was read before, which is enough
+        return False
 
 
 def read_loader(
@@ -69,16 +108,20 @@ def read_loader(
         indices = indices_of(loader)
     if indices is None:
         return _read_first(loader, n, seed, balance, unpack=unpack, transfer=transfer)
-    return read_dataset(
-        loader.dataset,
-        n,
-        seed,
-        balance,
-        indices=indices,
-        unpack=unpack,
-        collate_fn=loader.collate_fn or default_collate,
-        transfer=transfer,
-    )
+    collate_fn = loader.collate_fn or default_collate
+    try:
+        return read_dataset(
+            loader.dataset,
+            n,
+            seed,
+            balance,
+            indices=indices,
+            unpack=unpack,
+            collate_fn=collate_fn,
+            transfer=transfer,
+        )
+    except UnreadableError:  # by a collate function that wants more than one sample, for instance
+        return _read_first(loader, n, seed, balance, unpack=unpack, transfer=transfer)
 
 
 def _read_first(
@@ -87,10 +130,9 @@ def _read_first(
     """Choose among the first samples of a pipeline, keeping at no time more than it takes."""
     kept: list[tuple[int, int, Sample]] = []
     turns: Counter[int] = Counter()
-    seen = 0
+    attempts, seen = Attempts(most_scanned(n)), 0
     with isolated_random_state(seed), rewound_generators(loader):
-        for batch in batches_of(loader):
-            samples = samples_of(batch if transfer is None else transfer(batch), unpack)
+        for samples in _batches(loader, unpack, transfer, attempts):
             for place, sample in enumerate(samples, start=seen):
                 labels = _classes(sample)
                 if labels:
@@ -102,8 +144,11 @@ def _read_first(
             kept = sorted(kept, key=lambda entry: entry[:2])[:n]
             if seen >= most_scanned(n) or (balance != "class" and len(kept) == n):
                 break
+    if not kept and attempts.failed:
+        raise attempts.problem
     if not kept:
         raise NoImagesError(f"Expected {type(loader).__name__} to give labelled images for the probe, but got none.")
+    attempts.warn()
     warnings.warn(
         f"{_what(loader)} is not read by index, so the probe is chosen among its first {seen} images. If they are "
         "sorted, pass `probe=Probe.from_tensors(...)`.",
@@ -111,6 +156,22 @@ def _read_first(
     )
     found = together([sample for _, _, sample in kept], [str(place) for _, place, _ in kept], n)
     return found | names_of(getattr(loader, "dataset", loader))
+
+
+def _batches(
+    loader: Any, unpack: Unpack | None, transfer: Transfer | None, attempts: Attempts
+) -> Iterator[list[Sample]]:
+    """Give the samples of one batch after another, those left out that cannot be read."""
+
+    def cut(batch: Any) -> list[Sample]:
+        return samples_of(batch if transfer is None else transfer(batch), unpack)
+
+    batches, end = batches_of(loader), object()
+    for number in count():
+        batch = attempts.read(number, partial(next, batches, end))
+        if batch is end or attempts.spent:
+            return
+        yield attempts.read(number, partial(cut, batch)) or []
 
 
 def _classes(sample: Sample) -> list[int]:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch.utils.data import Dataset, Subset
 
+from lit_decom.callbacks.tolerance import Tolerance
 from lit_decom.callbacks.trainer_access import Monitors, refuse_sharded, run_directory
 from tests.helpers.modules import CLASSES, Spots, Tiny, callback, fit, loader, tiny, trainer
 
@@ -251,20 +252,22 @@ def loggers_of(root) -> dict[str, tuple[list, str]]:
 def test_the_run_directory_is_the_loggers_own(tmp_path, name):
     loggers, path = loggers_of(tmp_path)[name]
     run = SimpleNamespace(loggers=loggers, default_root_dir="elsewhere")
-    assert run_directory(run, "decomcam") == tmp_path / path / "decomcam"
+    assert run_directory(run, "decomcam", Tolerance(strict=True)) == tmp_path / path / "decomcam"
 
 
 def test_the_run_directory_under_wandb_bears_the_runs_id(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     logger = WandbLogger(project="zoo", save_dir=tmp_path)
     run = SimpleNamespace(loggers=[logger], default_root_dir="elsewhere")
-    assert run_directory(run, "decomcam") == tmp_path / "zoo" / logger.experiment.id / "decomcam"
+    assert (
+        run_directory(run, "decomcam", Tolerance(strict=True)) == tmp_path / "zoo" / logger.experiment.id / "decomcam"
+    )
     logger.experiment.finish()
 
 
 def test_runs_without_a_logger_that_start_together_have_directories_of_their_own(tmp_path):
     run = SimpleNamespace(loggers=[], default_root_dir=tmp_path)
-    paths = {run_directory(run, "decomcam") for _ in range(50)}
+    paths = {run_directory(run, "decomcam", Tolerance(strict=True)) for _ in range(50)}
     assert len(paths) == 50
     assert {path.parent for path in paths} == {tmp_path / "decomcam"}
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +13,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SubsetRandomSampler
 
-from lit_decom.callbacks import trainer_data
+from lit_decom import Probe
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
+from lit_decom.callbacks.trainer_data import of_first_process
 from tests.helpers.modules import Spots, Stream, Tiny, callback, loader, tiny, trainer
+from tests.helpers.processes import in_processes
 
 VALIDATION = [1, 2, 4, 7, 8, 11, 13, 14]
 
@@ -165,19 +166,60 @@ def test_what_nobody_labelled_is_in_no_probe_and_in_no_accuracy(tmp_path, monkey
     assert counted[0][1].tolist() == [1, 1, 1, 1]
 
 
-def test_processes_whose_pipelines_differ_all_take_the_probe_of_the_first(tmp_path, monkeypatch):
-    gathered = []
+def one(seed):
+    spots = Spots(3, seed=seed)
+    return Probe.from_tensors(spots.images, torch.tensor(spots.targets))
 
-    def gather(mine):
-        gathered.append(type(mine))
-        return ["another digest" if isinstance(mine, str) else first, mine]
 
-    monkeypatch.setattr(trainer_data, "this_process", lambda _: SimpleNamespace(gather=gather))
-    first, second = callback().probe, callback(probe=3)
-    run = trainer(tmp_path, second, num_sanity_val_steps=0)
-    run.fit(tiny(), loader(), loader(Spots(8, seed=2)))
-    assert second.probe is first
-    assert len(gathered) == 2
+def test_processes_whose_pipelines_differ_all_take_the_probe_of_the_first():
+    probes = [one(seed) for seed in range(3)]
+
+    def found(process):
+        with process.together():
+            return of_first_process(process, lambda: (probes[process.rank], process.rank), given=False)
+
+    assert in_processes(found) == [(probes[0], 0)] * 3
+
+
+def test_processes_that_have_the_same_probe_keep_their_own_and_send_none():
+    probes = [one(0) for _ in range(2)]
+
+    def found(process):
+        return of_first_process(process, lambda: (probes[process.rank], None), given=True)
+
+    assert all(probe is own for (probe, _), own in zip(in_processes(found, 2), probes, strict=True))
+
+
+def unreadable():
+    raise OSError("no such file")
+
+
+def test_where_the_first_can_read_its_data_the_others_need_not():
+    probe = one(0)
+
+    def found(process):
+        with process.together():
+            return of_first_process(process, unreadable if process.rank else lambda: (probe, 1), given=False)
+
+    assert in_processes(found, 2) == [(probe, 1)] * 2
+
+
+def test_where_the_first_cannot_nobody_goes_on():
+    def found(process):
+        with process.together():
+            return of_first_process(process, (lambda: (one(0), 1)) if process.rank else unreadable, given=False)
+
+    first, second = in_processes(found, 2)
+    assert isinstance(first, OSError)
+    assert str(second) == "Another process failed: OSError('no such file')"
+
+
+def test_probes_that_were_given_and_differ_are_warned_about():
+    def found(process):
+        return of_first_process(process, lambda: (one(process.rank), None), given=True)
+
+    with pytest.warns(UserWarning, match="`probe` to be the same in every process, but they were given different ones"):
+        assert len({probe.digest for probe, _ in in_processes(found)}) == 1
 
 
 PROCESSES = """
