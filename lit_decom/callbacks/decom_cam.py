@@ -321,7 +321,8 @@ class DecomCAMCallback(pl.Callback):
                 found = observer.observe(pl_module, epoch=epoch, step=step, process=process, advance=advance)
             self.last_snapshot = replace(found, module_values=self._module_values(trainer))
             explained_at = monotonic()
-            numbers = self.run_log.note(trainer, self.last_snapshot, self._known_probe())
+            noted = self.run_log.note(trainer, self.last_snapshot, self._known_probe()) if process.rank == 0 else {}
+            numbers = process.gather(noted)[0]  # checkpoints are chosen by them: the very same everywhere
             directory = self.directory if self._keeps_records(trainer) else None
             self.run_log.keep(trainer, self.last_snapshot, self._known_probe(), directory)
         with forgiving("log its values"), together():
