@@ -14,6 +14,7 @@ from lit_decom.callbacks.options import Log
 from lit_decom.callbacks.pictures import grids_of
 from lit_decom.callbacks.trackers import Trackers
 from lit_decom.probe import Probe
+from lit_decom.probe.choice import told
 from lit_decom.records import RunDirectory, Snapshot, displayed
 from lit_decom.render import to_picture
 from lit_decom.sinks import (
@@ -89,7 +90,7 @@ class Reporter:
         key = keys.logged(self.prefix, "probe")
 
         def show(logger: Logger) -> None:
-            name = f"{type(logger).__name__} {logger.save_dir} {logger.name} {logger.version}"
+            name = " ".join([type(logger).__name__, *(str(told(logger, of)) for of in ("save_dir", "name", "version"))])
             if name not in knowing:
                 log_table(logger, key, ("id", "class", "image"), rows)
                 knowing.add(name)

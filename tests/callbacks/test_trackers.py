@@ -56,14 +56,14 @@ def test_nothing_of_a_call_runs_on_after_its_limit():
             time.sleep(0.001)
             steps.append(random.random())
 
-    before = random.getstate()
+    before, others = random.getstate(), threading.active_count()
     with pytest.warns(UserWarning, match="took longer than 0.1 s, so it gets nothing more in this run"):
         assert LIMIT <= timed(lambda: calls.tell([Tracker()], endless)) < 5
     assert random.getstate() == before, "draws of the call are taken back"
     n, threads = len(steps), threading.active_count()
     time.sleep(0.05)
     assert len(steps) == n > 0
-    assert threads == 1
+    assert threads == others
     assert tolerance.errors == 1
 
 
