@@ -17,7 +17,6 @@ from lit_decom.metrics import AverageDrop, AverageGain, EnergyPointingGame, Inse
 
 FOLDER = Path(__file__).parent
 PRESET = "decom_cam_pp"
-_COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5")
 _UNKNOWN = (float("nan"), float("nan"))
 Row = dict[str, Any]
 
@@ -139,9 +138,7 @@ def figure_of(results: list[Row]) -> Figure:
             values, low, high = (np.array([row[key] for row in shown]) for key in ("value", "value_low", "value_high"))
             spread = np.nan_to_num(np.stack([values - low, high - values]))
             label = network if measure == measures[0] else None
-            axes.errorbar(
-                values, at, xerr=spread, fmt="o", ms=2.5, lw=1, color=_COLOURS[number % len(_COLOURS)], label=label
-            )
+            axes.errorbar(values, at, xerr=spread, fmt="o", ms=2.5, lw=1, color=f"C{number}", label=label)
         axes.axhspan(len(methods) - len(UNINFORMED) - 0.5, len(methods) - 0.5, color="0.93", zorder=0)
         axes.set_yticks(range(len(methods)), methods, fontsize="small")
         axes.set_title(measure, fontsize="medium")
