@@ -157,10 +157,10 @@ def test_a_record_owes_nothing_to_the_graph_it_came_from(decomposition):
     assert not record.scores.requires_grad
 
 
-def test_files_are_named_by_step_and_epoch_so_that_names_sort_as_steps_do(record, tmp_path):
-    steps = [9, 10, 123_456, 99_999_999]
+def test_files_are_named_by_step_and_epoch_and_sorted_as_steps_however_many_digits_they_have(record, tmp_path):
+    steps = [9, 10, 123_456, 999_999_999, 1_000_000_000, 9_999_999_999, 10_000_000_000]
     for step in steps:
-        replace(record, step=step).save(tmp_path)
+        replace(record, step=step, epoch=step // 1000).save(tmp_path)
     assert replace(record, step=9).filename == "step-000000009_epoch-00002.npz"
     assert [kept.step for kept in RunDirectory(tmp_path).records()] == steps
 
@@ -188,8 +188,8 @@ def test_an_exception_in_the_middle_of_writing_leaves_the_old_record_and_nothing
     assert path.read_bytes() == before
 
 
-def test_a_process_that_dies_while_writing_leaves_no_half_record(record, tmp_path):
-    path = record.save(tmp_path)
+def test_a_process_that_dies_while_writing_leaves_no_half_record_and_what_it_leaves_is_removed(record, tmp_path):
+    path = record.save(opened(tmp_path).path)
     script = textwrap.dedent(f"""
         import os
         import zipfile
@@ -208,6 +208,11 @@ def test_a_process_that_dies_while_writing_leaves_no_half_record(record, tmp_pat
     died = subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[1])
     assert died.returncode == -9
     directory = RunDirectory(tmp_path)
+    assert [kept.step for kept in directory.records()] == [11]
+    (left,) = tmp_path.glob(".*")
+    assert left.name.startswith(".step-000000012")
+    opened(tmp_path)
+    assert not left.exists()
     assert [kept.step for kept in directory.records()] == [11]
 
 
@@ -263,6 +268,24 @@ def test_files_of_the_users_own_are_no_records(tmp_path):
     directory = opened(tmp_path)
     assert directory.files() == []
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_knows_what_is_missing_up_to_there(record, tmp_path):
+    directory = opened(tmp_path)
+    for step in (3, 7):
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            directory.keep(replace(record, step=step, settings={"a": object()}))
+    assert [each.step for each in RunDirectory(tmp_path).missing()] == [3, 7]
+    assert [each.step for each in opened(tmp_path).missing()] == [3, 7]
+    assert [each.step for each in opened(tmp_path, from_step=4).missing()] == [3]
+    opened(tmp_path, from_step=0)
+    assert RunDirectory(tmp_path).missing() == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", '[{"epoch": 1}]', '[{"epoch": "a", "step": 1, "why": ""}]', "[" * 9999])
+def test_a_list_of_missing_records_that_cannot_be_read_is_none(tmp_path, text):
+    (opened(tmp_path).path / "missing.json").write_text(text)
+    assert RunDirectory(tmp_path).missing() == []
 
 
 def test_the_same_run_goes_on(record, tmp_path):

@@ -209,12 +209,14 @@ class DecomCAMCallback(pl.Callback):
 
     def _finish(self, trainer: pl.Trainer) -> None:
         """Write the report, and send what is sent once."""
-        if self.last_snapshot is None or trainer.state.fn != "fit":
+        if trainer.state.fn != "fit":
             return
-        if self.report and self.directory is not None:
-            with self._tolerance.forgiving("write the report"):
-                self.report_path = write_report([self.directory.path])
-        if trainer.is_global_zero:
+        if self.directory is not None:
+            self.run_log.close(self.directory)
+            if self.report and self.directory.files():
+                with self._tolerance.forgiving("write the report"):
+                    self.report_path = write_report([self.directory.path])
+        if trainer.is_global_zero and self.last_snapshot is not None:
             self.run_log.finish(trainer, self._known_probe())
             self.run_log.store(trainer, self.last_snapshot, self.directory)
 

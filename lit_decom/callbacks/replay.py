@@ -57,6 +57,8 @@ class ReplayCallback(DecomCAMCallback):
                 _load(model, found.path)
                 self._epoch, self._step = found.epoch, found.step
                 trainer.validate(model, datamodule=datamodule, verbose=False)
+        if self.directory is not None:
+            self.run_log.close(self.directory)
         return self.dirpath
 
     @override

@@ -15,7 +15,7 @@ from lit_decom.callbacks.pictures import grids_of
 from lit_decom.callbacks.trackers import Trackers
 from lit_decom.probe import Probe
 from lit_decom.probe.choice import told
-from lit_decom.records import RunDirectory, Snapshot, displayed
+from lit_decom.records import Snapshot, displayed
 from lit_decom.render import to_picture
 from lit_decom.sinks import (
     Picture,
@@ -53,20 +53,19 @@ class Reporter:
     options: Log
     trackers: Trackers
 
-    def draw(self, record: Snapshot, probe: Probe, directory: RunDirectory | None, peaks: Tensor | None) -> None:
-        """Compose the OSSM grid, keep it in the run directory, and log it; with peaks, again on one scale."""
+    def draw(self, record: Snapshot, probe: Probe, peaks: Tensor | None) -> Picture | None:
+        """Compose the OSSM grid and log it; with peaks, again on one scale. Gives the first, None where none is due."""
         if not self.options.n_images:
-            return
+            return None
         images, caption = grids_of(record, probe, self.options.n_images, peaks, outline=self.options.outline)
         pictures = [Picture(image, caption) for image in images]
-        if directory is not None:
-            directory.save_picture(pictures[0].jpeg, record)
 
         def send(logger: Logger) -> None:
             for name, picture in zip(("ossms", "ossms_on_one_scale"), pictures, strict=False):
                 log_picture(logger, keys.logged(self.prefix, name), picture, record.step)
 
         self._to_all(send)
+        return pictures[0]
 
     def introduce(self, probe: Probe, settings: Mapping[str, Any], knowing: set[str]) -> None:
         """Tell the loggers what the run is and which images are explained; say which of them takes no pictures.

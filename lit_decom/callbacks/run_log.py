@@ -21,6 +21,7 @@ from lit_decom.callbacks.trainer_access import Monitors, checkpoints_of, log_val
 from lit_decom.probe import Probe
 from lit_decom.process import Process
 from lit_decom.records import RunDirectory, Snapshot
+from lit_decom.records.missing import told
 
 
 @dataclass
@@ -82,12 +83,28 @@ class RunLog:
         if not trainer.is_global_zero:
             return
         if directory is not None:
-            with self.tolerance.forgiving("keep the record"):
-                snapshot.save(directory.path)
+            self._keep_record(snapshot, directory)
         with self.tolerance.forgiving("draw the OSSM grid"):
             peaks = peaks_of(snapshot, self._peaks) if self.options.one_scale else None
             self._peaks = peaks if trainer.state.fn == "fit" else self._peaks
-            self._reporter(trainer).draw(snapshot, probe, directory, peaks)
+            picture = self._reporter(trainer).draw(snapshot, probe, peaks)
+            if directory is not None and picture is not None:
+                with self.tolerance.forgiving("keep the picture"):
+                    directory.save_picture(picture.jpeg, snapshot)
+
+    def _keep_record(self, snapshot: Snapshot, directory: RunDirectory) -> None:
+        with self.tolerance.forgiving("keep the record"):
+            gone = directory.is_gone
+            directory.keep(snapshot)
+            if gone:
+                self.tolerance.warn_once("gone", f"found {directory.path} gone, with all records, and made it again.")
+
+    def close(self, directory: RunDirectory) -> None:
+        """End writing records, and say which are missing."""
+        directory.close()
+        missing = directory.missing()
+        if missing:
+            self.tolerance.warn_once(("missing", len(missing)), f"has no record of {told(missing)}")
 
     def send(  # noqa: PLR0917
         self,

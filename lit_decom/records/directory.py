@@ -1,5 +1,6 @@
 """The directory of a run: its probe and settings, a record and a picture per snapshot, the names of its factors."""
 
+import errno
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,15 @@ import torch
 from torch import Tensor
 
 from lit_decom.probe import Probe
-from lit_decom.records.files import RunDirectoryError, replacing, text_array, write_npz, write_text
+from lit_decom.records.files import RunDirectoryError, remove_parts, replacing, text_array, write_npz, write_text
+from lit_decom.records.missing import Missing, read_missing, write_missing
+from lit_decom.records.room import Room, is_full
 from lit_decom.records.snapshot import Snapshot
 from lit_decom.render import to_unit
 
-_RUN_FILE, _PROBE_FILE, _NAMES_FILE = "run.json", "probe.npz", "names.json"
-_RECORD_NAME = re.compile(r"step-(\d{9})_epoch-(\d{5})\.npz")
+_RUN_FILE, _PROBE_FILE, _NAMES_FILE, _MISSING_FILE = "run.json", "probe.npz", "names.json", "missing.json"
+_PICTURES = "pictures"
+_RECORD_NAME = re.compile(r"step-(\d{9,})_epoch-(\d{5,})\.npz")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._room, self._size = Room(path), 0
+        self._begun: tuple[str, Probe, Mapping[str, Any]] | None = None
+        self._missing: list[Missing] = []
 
     def open(self, run_id: str, probe: Probe, settings: Mapping[str, Any], from_step: int | None = None) -> None:
         """Begin to write, or go on.
@@ -67,18 +74,74 @@ class RunDirectory:
                 f"Expected `dirpath` {self.path} to be this run's own, but it holds records of run {owner}. "
                 "Choose another one or remove it."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        for folder in (self.path, self.path / _PICTURES):
+            remove_parts(folder)
         if from_step is not None:
             for file in self.files():
-                if _step_of(file) > from_step:
+                if _moment_of(file)[0] > from_step:
                     file.replace(file.with_suffix(".npz.superseded"))
-        write_text(self.path / _RUN_FILE, json.dumps({"run_id": run_id, "settings": dict(settings)}, indent=2))
-        write_npz(self.path / _PROBE_FILE, _arrays_of(probe))
+        self._missing = [each for each in self.missing() if from_step is None or each.step <= from_step]
+        self._begun = run_id, probe, settings
+        self._begin()
+
+    def _begin(self) -> None:
+        """Write what a run directory holds before the first snapshot."""
+        if self._begun is not None:
+            run_id, probe, settings = self._begun
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.path / _RUN_FILE, json.dumps({"run_id": run_id, "settings": dict(settings)}, indent=2))
+            write_npz(self.path / _PROBE_FILE, _arrays_of(probe))
+            write_missing(self.path / _MISSING_FILE, self._missing)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether somebody removed the folder since it was opened."""
+        return self._begun is not None and not (self.path / _RUN_FILE).exists()
+
+    def keep(self, record: Snapshot) -> Path:
+        """Write a record: where the disk is full into the room that is held, where the folder is gone into a new one.
+
+        Raises:
+            OSError: if it cannot be written; what is read of the directory says so then.
+        """
+        try:
+            if self.is_gone:
+                self._begin()
+            try:
+                path = record.save(self.path)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                self._room.give_up()
+                path = record.save(self.path)
+        except Exception as error:
+            why = getattr(error, "strerror", None) or str(error)
+            self._missing.append(Missing(record.epoch, record.step, why))
+            write_missing(self.path / _MISSING_FILE, self._missing)
+            raise
+        self._size = path.stat().st_size
+        self._room.keep(self._size)
+        return path
+
+    def close(self) -> None:
+        """Give up the room that is held for records: no more will come for now."""
+        self._room.give_up()
+        write_missing(self.path / _MISSING_FILE, self._missing)
+
+    def missing(self) -> list[Missing]:
+        """Tell which snapshots have no record because none could be written, as far as that is known."""
+        return self._missing or read_missing(self.path / _MISSING_FILE)
 
     def save_picture(self, jpeg: bytes, record: Snapshot) -> Path:
-        """Keep the encoded picture of a snapshot beside its record, under ``pictures/``."""
-        path = (self.path / "pictures" / record.filename).with_suffix(".jpg")
-        path.parent.mkdir(exist_ok=True)
+        """Keep the encoded picture of a snapshot beside its record, under ``pictures/``.
+
+        Raises:
+            OSError: if it cannot be written, or would take the room of the next record.
+        """
+        if not self._room.keep(self._size):
+            raise OSError(errno.ENOSPC, "The space that is left on the disk is kept for records", str(self.path))
+        path = (self.path / _PICTURES / record.filename).with_suffix(".jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(jpeg)
         return path
@@ -115,7 +178,8 @@ class RunDirectory:
 
     def files(self) -> list[Path]:
         """The records' files, in the order of their steps."""
-        return sorted(file for file in self.path.glob("step-*.npz") if _RECORD_NAME.fullmatch(file.name))
+        found = (file for file in self.path.glob("step-*.npz") if _RECORD_NAME.fullmatch(file.name))
+        return sorted(found, key=_moment_of)
 
     def records(self) -> Iterator[Snapshot]:
         """Read the records, in the order of their steps."""
@@ -157,5 +221,7 @@ def _arrays_of(probe: Probe) -> dict[str, Any]:
     }
 
 
-def _step_of(file: Path) -> int:
-    return int(file.name.removeprefix("step-").split("_")[0])
+def _moment_of(file: Path) -> tuple[int, int]:
+    """Step and epoch of a record, by its name: names of more digits than usual do not sort as they do."""
+    found = _RECORD_NAME.fullmatch(file.name)
+    return (0, 0) if found is None else (int(found[1]), int(found[2]))

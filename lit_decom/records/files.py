@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+_PART = ".part"
 _COMPRESSION = 1  # of 9: the others take several times as long for a few per cent
 
 
@@ -45,10 +46,21 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
+def temporary_name(path: Path) -> Path:
+    """Name a file that this process alone writes, beside another one; no reader takes it for anything."""
+    return path.with_name(f".{path.name}.{os.getpid()}{_PART}")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in a folder; nobody else may write to it."""
+    for file in folder.glob(f".*{_PART}"):
+        file.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a file that takes its name only when it is whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)

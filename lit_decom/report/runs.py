@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_decom.probe import Probe
 from lit_decom.records import FactorNames, RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot
+from lit_decom.records.missing import told
 
 _SHAPES: Mapping[str, str] = {
     "labels": "n",
@@ -122,7 +123,8 @@ def read_run(path: Path) -> Run:
             f"Expected {path} to hold a record that can be read, but: {' '.join(notes) or 'none yet.'}"
         )
     settings, more = _settings(path)
-    notes += more
+    missing = directory.missing()
+    notes += [*more, f"There is no record of {told(missing)}"] if missing else more
     probe, names = _probe(directory, records[-1], notes), _factor_names(directory, notes)
     return Run(path, _name(path), settings | dict(records[-1].settings), probe, tuple(records), tuple(notes), names)
 

@@ -1,13 +1,19 @@
 """Where a snapshot goes: trackers that hang, raise or draw, disks that are full, folders that vanish."""
 
+import math
 import random
+import shutil
 import time
+from contextlib import contextmanager
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
+from lit_decom.records import RunDirectory
 from lit_decom.sinks import log_curves, log_picture, log_settings, log_table
+from tests.helpers.disk import disk
 from tests.helpers.modules import Spots, loader
 from tests.helpers.settings import Setting
 
@@ -76,6 +82,54 @@ def forked():
     return loader(Spots(augment=True), shuffle=True, **options), loader(Spots(8, seed=2, augment=True), **options)
 
 
+@contextmanager
+def filled_by_pictures(root):
+    """After the second picture the space that is left does for one record and one picture."""
+    folder, left = root / "run", []
+
+    def capacity():
+        records, pictures = sorted(folder.glob("step-*.npz")), sorted(folder.glob("pictures/*.jpg"))
+        if len(pictures) == 2 and not left:
+            sizes = [file.stat().st_size for file in (records[-1], pictures[-1])]
+            assert sizes[1] > 4.5 * sizes[0], "pictures must be what fills the disk"
+            left.append(sum(sizes) + sizes[0] // 4 + sum(map(_size, folder.rglob("[!.]*"))))
+        return left[0] if left else math.inf
+
+    with disk(folder, capacity):
+        yield
+
+
+def _size(file):
+    return file.stat().st_size if file.is_file() else 0
+
+
+class Remove(pl.Callback):
+    """Removes a folder before an epoch."""
+
+    def __init__(self, folder, epoch):
+        self.folder, self.epoch = folder, epoch
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            shutil.rmtree(self.folder)
+
+
+@contextmanager
+def vanishing(root):
+    """The run directory is removed as soon as it is there."""
+    open_ = RunDirectory.open
+
+    def opened(directory, *arguments):
+        open_(directory, *arguments)
+        shutil.rmtree(directory.path)
+
+    RunDirectory.open = opened
+    try:
+        yield
+    finally:
+        RunDirectory.open = open_
+
+
 HANGS = r"could not reach Hanging\w*: TimeoutError: a call took longer than 0\.1 s"
 
 SETTINGS = [
@@ -101,5 +155,18 @@ SETTINGS = [
         trainer=lambda _root: {"logger": Down()},
         errors=6,
         warns=["could not reach Down: ConnectionError: the tracker is down"],
+    ),
+    Setting(
+        "a disk that pictures fill",
+        trainer={"max_epochs": 6},
+        around=filled_by_pictures,
+        snapshots=6,
+        errors=4,
+        warns=["could not keep the picture: OSError: .* No space left on device"],
+    ),
+    Setting(
+        "a run directory that vanishes",
+        around=vanishing,
+        warns=["found .*run gone, with all records, and made it again"],
     ),
 ]
