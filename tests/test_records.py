@@ -14,7 +14,16 @@ import pytest
 import torch
 
 from lit_decom import DecomCAM, Decomposition, Probe, capture
-from lit_decom.records import RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot, displayed, files, snapshot
+from lit_decom.records import (
+    RecordLayoutError,
+    RunDirectory,
+    RunDirectoryError,
+    Snapshot,
+    checking,
+    displayed,
+    files,
+    snapshot,
+)
 from lit_decom.scores import Score
 from tests.helpers.modules import probe, tiny
 from tests.helpers.runs import in_old_layout
@@ -237,6 +246,120 @@ def test_pickles_are_never_loaded(record, tmp_path):
         Snapshot.load(path)
 
 
+# ----- edited by hand, or by somebody who means no good
+
+
+def test_every_field_of_a_record_has_a_kind():
+    known = set(checking._ARRAYS) | set(checking._TEXTS)
+    assert known == {entry.name for entry in fields(Snapshot)}
+    assert set(checking._SCORE) == {entry.name for entry in fields(Score)}
+
+
+def edited(path, arrays=None, texts=None, without=()):
+    """Write other fields into a record."""
+    with path.open("rb") as file, np.load(file) as stored:
+        known = {name: stored[name] for name in stored.files} | (arrays or {})
+    told = json.loads(known.pop("json").item()) | (texts or {})
+    kept = {name: value for name, value in told.items() if name not in without}
+    with path.open("wb") as file:
+        np.savez(
+            file,
+            **{name: value for name, value in known.items() if name not in without},
+            json=np.array(json.dumps(kept).encode()),
+        )
+    return path
+
+
+HUGE = 10**400
+WRONG_TEXTS = {
+    "epoch": ["three", None, 1.5, -1, True, [], HUGE],
+    "step": ["3", None, -1, {}, HUGE],
+    "ids": ["abcdef", [], [1, 2, 3, 4, 5, 6], None, {"a": 1}],
+    "numbers": [[1.0], None, {"x": "high"}, {"x": None}, {"x": True}, {"x": HUGE}, "none"],
+    "settings": [[], None, 3, "a"],
+    "metric_scores": [{}, None, [3], ["a"], [[]], [{}]],
+    "module_values": [[1.0], {"val/loss": "low"}, None],
+    "dropped": [{"road": 1}, ["road"], None],
+    "factor_states": ["untrained", [1], None, {}],
+    "layout": ["3", None, 3.5, []],
+    "another": [1],
+    "labels": [[0, 1]],
+}
+WRONG_SCORES = {
+    "metric": [3, None, ["gini"]],
+    "stratum": [1],
+    "explanation": [None],
+    "value": ["high", None, HUGE],
+    "n": ["6", -1, 1.5],
+    "undefined": [None],
+    "interval": [3, [1], ["a", "b"], [1, 2, 3]],
+    "paired_difference": ["ab", {}],
+    "higher_is_better": ["yes", 0.5],
+    "always_there": [None, "no"],
+    "another": [1],
+}
+BROKEN = [
+    *((name, {"texts": {name: value}}) for name, values in WRONG_TEXTS.items() for value in values),
+    *((name, {"score": {name: value}}) for name, values in WRONG_SCORES.items() for value in values),
+    *((name, {"without": [name]}) for name in ("epoch", "ids", "numbers", "labels", "patterns", "strengths", "valid")),
+    *(
+        (name, {"arrays": {name: np.array(value)}})
+        for name in ("labels", "valid", "patterns", "channels", "logits", "fallback")
+        for value in (["a"] * 6, 3.0, [[[[[1.0]]]]], np.zeros(6, "complex64"), np.zeros((6, 4), ">f4"), "text")
+    ),
+    ("targets", {"arrays": {"targets": np.full(6, 99)}}),
+    ("shared_images", {"arrays": {"shared_images": np.full((2, 3), 6)}}),
+    ("identities", {"arrays": {"identities": np.zeros((6, 3))}}),
+    ("similarity", {"arrays": {"similarity": np.zeros((6, 2), "float32")}}),
+    ("another", {"arrays": {"another": np.zeros(3)}}),
+]
+
+
+@pytest.mark.parametrize(("name", "edit"), BROKEN, ids=str)
+def test_a_field_of_another_kind_is_named_with_its_file(record, tmp_path, name, edit):
+    if "score" in edit:
+        edit = {"texts": {"metric_scores": [SCORES[0].as_dict() | edit["score"]]}}
+    path = edited(record.save(tmp_path), **edit)
+    with pytest.raises(RunDirectoryError, match=rf"Expected {path.name} to .*\b{name}\b"):
+        Snapshot.load(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"a"', "[" * 9999, "{", ""])
+def test_texts_that_are_none_are_refused(record, tmp_path, text):
+    path = record.save(tmp_path)
+    with path.open("rb") as file, np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    with path.open("wb") as file:
+        np.savez(file, **(arrays | {"json": np.array(text.encode())}))
+    with pytest.raises(RunDirectoryError, match=rf"Expected {path.name} to"):
+        Snapshot.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images", np.zeros((6, 3, 8, 8))),
+        ("images", np.array(["a"])),
+        ("images", np.zeros((6, 3), "uint8")),
+        ("labels", np.zeros(6)),
+        ("labels", np.zeros(5, "int64")),
+        ("masks", np.zeros((2, 2), "bool")),
+        ("another", np.zeros(3, "int64")),
+        ("ids", "abcdef"),
+        ("class_names", 3),
+        ("class_names", [1, 2]),
+        ("boxes", "a"),
+        ("boxes", [[["a"]]]),
+        ("boxes", [[1, 2, 3]] * 6),
+    ],
+)
+def test_a_field_of_the_probe_of_another_kind_is_named_with_its_file(tmp_path, name, value):
+    path = opened(tmp_path).path / "probe.npz"
+    edited(path, **({"arrays": {name: value}} if isinstance(value, np.ndarray) else {"texts": {name: value}}))
+    with pytest.raises(RunDirectoryError, match=rf"probe\.npz to hold a probe, but: .*\b{name}\b"):
+        RunDirectory(tmp_path).probe()
+
+
 # ----- the directory
 
 
@@ -304,10 +427,16 @@ def test_records_after_the_step_a_run_resumes_from_are_set_aside(record, tmp_pat
     assert Snapshot.load(aside).step == 11
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"settings": {}}', "[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", '{"settings": {}}', "[]", "3", "null", "[" * 9999, "\ud800", '{"run_id": "a"}'),
+        *('{"run_id": 3, "settings": {}}', '{"run_id": "a", "settings": 3}', '{"run_id": ["a"], "settings": {}}'),
+    ],
+)
 def test_a_run_file_that_cannot_be_read_is_said(tmp_path, text):
     opened(tmp_path)
-    (tmp_path / "run.json").write_text(text)
+    (tmp_path / "run.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(RunDirectoryError, match=r"run\.json to name a run"):
         RunDirectory(tmp_path).owner()
 

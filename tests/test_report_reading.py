@@ -52,8 +52,9 @@ def test_broken_records_are_left_out_and_counted(tmp_path):
         ({"scores": torch.zeros(4, 2)}, "`scores` does not fit to the rest"),
         ({"valid": torch.ones(4, dtype=torch.bool)}, "`valid` is not (n, K)"),
         ({"ids": ("a", "b", "c", "d")}, "it is of other images"),
-        ({"numbers": [1.0]}, "its numbers or settings are missing"),
-        ({"identities": torch.zeros(4, 3, 2)}, "`identities` is not (n, K)"),
+        ({"numbers": [1.0]}, "`numbers` is not numbers by name: [1.0]"),
+        ({"identities": torch.zeros(4, 3, 2, dtype=torch.int64)}, "`identities` is not (n, K)"),
+        ({"identities": torch.zeros(4, 3)}, "`identities` holds float32, and not int64"),
     ],
 )
 def test_a_record_that_does_not_fit_is_left_out(tmp_path, changes, reason):

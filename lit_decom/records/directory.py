@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_decom.probe import Probe
+from lit_decom.records.checking import refuse_missing, refuse_other_than_texts
 from lit_decom.records.files import RunDirectoryError, remove_parts, replacing, text_array, write_npz, write_text
 from lit_decom.records.missing import Missing, read_missing, write_missing
 from lit_decom.records.room import Room, is_full
@@ -21,6 +22,7 @@ from lit_decom.render import to_unit
 
 _RUN_FILE, _PROBE_FILE, _NAMES_FILE, _MISSING_FILE = "run.json", "probe.npz", "names.json", "missing.json"
 _PICTURES = "pictures"
+_UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
 _RECORD_NAME = re.compile(r"step-(\d{9,})_epoch-(\d{5,})\.npz")
 
 
@@ -163,18 +165,33 @@ class RunDirectory:
             read = json.loads(file.read_text())
             sides = {int(identity): (high, low) for identity, (high, low) in read["factors"].items()}
             return FactorNames(int(read["epoch"]), sides)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*_UNREADABLE, AttributeError, OSError) as error:
             raise RunDirectoryError(f"Expected {file} to name decision factors, but: {error}.") from error
 
     def owner(self) -> str | None:
-        """Identity of the run whose records lie here; None if there is none."""
+        """Identity of the run whose records lie here; None if there is none.
+
+        Raises:
+            RunDirectoryError: if what the run wrote of itself cannot be read.
+        """
+        return str(self.begun()["run_id"]) if (self.path / _RUN_FILE).exists() else None
+
+    def begun(self) -> dict[str, Any]:
+        """Read what the run wrote of itself when it began: its ``run_id`` and ``settings``.
+
+        Raises:
+            RunDirectoryError: if there is nothing, or it cannot be read.
+        """
         file = self.path / _RUN_FILE
-        if not file.exists():
-            return None
         try:
-            return str(json.loads(file.read_text())["run_id"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunDirectoryError(f"Expected {file} to name a run, but it cannot be read: {error}.") from error
+            read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            for name, kind in (("run_id", str), ("settings", dict)):
+                if not isinstance(read[name], kind):
+                    raise TypeError(f"`{name}` is {type(read[name]).__name__}, and not {kind.__name__}")
+        except (*_UNREADABLE, OSError) as error:
+            problem = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
+            raise RunDirectoryError(f"Expected {file} to name a run, but it cannot be read: {problem}.") from error
+        return read
 
     def files(self) -> list[Path]:
         """The records' files, in the order of their steps."""
@@ -189,20 +206,15 @@ class RunDirectory:
         """Read the probe; its images are in [0, 1], to 8 bits.
 
         Raises:
-            RunDirectoryError: if there is none.
+            RunDirectoryError: if there is none, or it cannot be read.
         """
+        file = self.path / _PROBE_FILE
         try:
-            with (self.path / _PROBE_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
                 known = {name: stored[name] for name in stored.files}
+            return _probe_of(known)
         except Exception as error:
-            raise RunDirectoryError(f"Expected {self.path} to hold a probe, but: {error}.") from error
-        images = torch.from_numpy(known.pop("images")).float() / 255
-        texts = json.loads(known.pop("json").item())
-        boxes = texts.pop("boxes")
-        tensors = {name: torch.from_numpy(value) for name, value in known.items()}
-        labels = tensors.pop("labels")
-        texts["boxes"] = None if boxes is None else [torch.tensor(box) for box in boxes]
-        return Probe.from_tensors(images, labels, **tensors, **texts)
+            raise RunDirectoryError(f"Expected {file} to hold a probe, but: {error}.") from error
 
 
 def displayed(probe: Probe) -> Tensor:
@@ -219,6 +231,29 @@ def _arrays_of(probe: Probe) -> dict[str, Any]:
         "json": text_array(texts),
         **{name: value.numpy() for name, value in arrays.items() if value is not None},
     }
+
+
+def _probe_of(known: dict[str, np.ndarray[Any, Any]]) -> Probe:
+    """Undo :func:`_arrays_of`.
+
+    Raises:
+        ValueError: naming what is missing or of another kind.
+    """
+    refuse_missing(("images", "labels", "json"), known)
+    texts = json.loads(known.pop("json").item())
+    refuse_missing(("boxes", "ids", "part_names", "class_names"), texts)
+    for name in ("ids", "part_names", "class_names"):
+        refuse_other_than_texts(name, texts[name])
+    for name, array in known.items():
+        if array.dtype.kind not in "bui":
+            raise ValueError(f"`{name}` holds {array.dtype}, and not whole numbers")
+    tensors = {name: torch.from_numpy(value) for name, value in known.items()}
+    images, labels, boxes = tensors.pop("images").float() / 255, tensors.pop("labels"), texts.pop("boxes")
+    try:
+        texts["boxes"] = None if boxes is None else [torch.tensor(box).float().reshape(-1, 4) for box in boxes]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`boxes` is not a list of boxes: {error}") from error
+    return Probe.from_tensors(images, labels, **tensors, **texts)
 
 
 def _moment_of(file: Path) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_decom.methods.decomposition import ComponentFacts, Decomposition
+from lit_decom.records.checking import refuse_missing, refuse_sizes, refuse_texts, tensor_of
 from lit_decom.records.files import RecordLayoutError, RunDirectoryError, text_array, write_npz
 from lit_decom.scores import Score
 
@@ -152,14 +153,17 @@ class Snapshot(ComponentFacts):
         try:
             # Opened here, since NumPy leaves a broken archive open.
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                arrays: dict[str, Any] = {
-                    name: torch.from_numpy(stored[name]) for name in stored.files if name != "json"
-                }
                 texts = json.loads(stored["json"].item())
-            _refuse_other_layout(path, texts.pop("layout", 1))
+                _refuse_other_layout(path, texts.pop("layout", 1) if isinstance(texts, dict) else None)
+                refuse_texts(texts)
+                arrays: dict[str, Any] = {
+                    name: tensor_of(name, stored[name]) for name in stored.files if name != "json"
+                }
+            refuse_missing(_REQUIRED, arrays | texts)
+            refuse_sizes(len(texts["ids"]), arrays)
             texts["ids"] = tuple(texts["ids"])
             texts["factor_states"] = tuple(texts.get("factor_states", ()))
-            texts["metric_scores"] = tuple(Score.from_dict(score) for score in texts["metric_scores"])
+            texts["metric_scores"] = tuple(Score.from_dict(score) for score in texts.get("metric_scores", ()))
             return cls(**arrays, **texts)
         except RunDirectoryError:
             raise
@@ -167,7 +171,10 @@ class Snapshot(ComponentFacts):
             raise RunDirectoryError(f"Expected {path.name} to be a whole record, but: {error}.") from error
 
 
-def _refuse_other_layout(path: Path, layout: int) -> None:
+_REQUIRED = [entry.name for entry in fields(Snapshot) if entry.default is MISSING and entry.default_factory is MISSING]
+
+
+def _refuse_other_layout(path: Path, layout: Any) -> None:
     if layout != _LAYOUT:
         raise RecordLayoutError(
             f"Expected {path.name} to have the layout {_LAYOUT} of records, but it has {layout}: another version of "

@@ -1,55 +1,14 @@
 """Reading what is left of a run: every record that can be read, and a note of every one that cannot."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
-from torch import Tensor
-
 from lit_decom.probe import Probe
 from lit_decom.records import FactorNames, RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot
 from lit_decom.records.missing import told
-
-_SHAPES: Mapping[str, str] = {
-    "labels": "n",
-    "targets": "n",
-    "logits": "nN",
-    "patterns": "nKhw",
-    "strengths": "nK",
-    "channels": "nP",
-    "loadings": "nPK",
-    "valid": "nK",
-    "energy": "n",
-    "removed": "nK",
-    "scores": "nK",
-    "reference_scores": "n",
-    "contributions": "nK",
-    "fallback": "n",
-    "identities": "nK",
-    "births": "nK",
-    "deaths": "nD",
-    "flips": "nK",
-    "similarity": "nK",
-    "confidence": "nK",
-    "drift": "n",
-    "shared_patterns": "nShw",
-    "shared_energy": "S",
-    "shared_identities": "S",
-    "shared_images": "Sm",
-    "shared_boxes": "Sm4",
-    "factor_codes": "NF",
-    "factor_directions": "CF",
-    "factor_scores": "nF",
-    "factor_shares": "F",
-    "factor_maps": "nFhw",
-    "factor_identities": "F",
-    "factor_images": "Fe",
-    "factor_boxes": "Fe4",
-}
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +81,7 @@ def read_run(path: Path) -> Run:
         raise RunDirectoryError(
             f"Expected {path} to hold a record that can be read, but: {' '.join(notes) or 'none yet.'}"
         )
-    settings, more = _settings(path)
+    settings, more = _settings(directory)
     missing = directory.missing()
     notes += [*more, f"There is no record of {told(missing)}"] if missing else more
     probe, names = _probe(directory, records[-1], notes), _factor_names(directory, notes)
@@ -130,16 +89,11 @@ def read_run(path: Path) -> Run:
 
 
 def _is_run(path: Path) -> bool:
+    directory = RunDirectory(path)
     try:
-        return bool(RunDirectory(path).files()) or bool(_written(path)["run_id"])
-    except _UNREADABLE:
+        return bool(directory.files()) or directory.owner() is not None
+    except RunDirectoryError:
         return False
-
-
-def _written(path: Path) -> Mapping[str, Any]:
-    """What the run wrote of itself when it began."""
-    written = json.loads((path / "run.json").read_text())
-    return {"run_id": str(written["run_id"]), "settings": dict(written["settings"])}
 
 
 def _changed(path: Path) -> float:
@@ -203,19 +157,6 @@ def _whole(file: Path) -> Path:
 
 def _fault(record: Snapshot, like: Snapshot) -> str | None:
     """Say why a record cannot be used beside another one of the same run; None if it can."""
-    if not isinstance(record.numbers, Mapping) or not isinstance(record.settings, Mapping):
-        return "its numbers or settings are missing."
-    sizes = {"n": len(record.ids), "4": 4}
-    for entry in fields(record):
-        value = getattr(record, entry.name)
-        letters = _SHAPES.get(entry.name)
-        if letters is None or (value is None and entry.default is None):
-            continue
-        if not isinstance(value, Tensor) or value.ndim != len(letters):
-            return f"`{entry.name}` is not ({', '.join(letters)})."
-        for letter, size in zip(letters, value.shape, strict=True):
-            if sizes.setdefault(letter, size) != size:
-                return f"`{entry.name}` does not fit to the rest: {tuple(value.shape)}."
     if record.ids != like.ids:
         return "it is of other images than the last record."
     if record.patterns.shape != like.patterns.shape:
@@ -224,14 +165,12 @@ def _fault(record: Snapshot, like: Snapshot) -> str | None:
     return None
 
 
-def _settings(path: Path) -> tuple[dict[str, Any], list[str]]:
+def _settings(directory: RunDirectory) -> tuple[dict[str, Any], list[str]]:
     try:
-        written = _written(path)
+        written = directory.begun()
         return {"run_id": written["run_id"], **written["settings"]}, []
-    except FileNotFoundError:
-        return {}, ["run.json is missing: the settings are those of the last record."]
-    except _UNREADABLE as error:
-        return {}, [f"run.json could not be read: {error}. The settings are those of the last record."]
+    except RunDirectoryError as error:
+        return {}, [f"{error} The settings are those of the last record."]
 
 
 def _factor_names(directory: RunDirectory, notes: list[str]) -> FactorNames | None:
@@ -246,7 +185,7 @@ def _probe(directory: RunDirectory, record: Snapshot, notes: list[str]) -> Probe
     try:
         _whole(directory.path / "probe.npz")
         probe = directory.probe()
-    except (RunDirectoryError, *_UNREADABLE) as error:
+    except RunDirectoryError as error:
         notes.append(f"The probe could not be read, so maps are shown without their images: {error}")
         return None
     if probe.ids != record.ids:
