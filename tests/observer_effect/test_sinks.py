@@ -1,14 +1,22 @@
 """Faults of the places that a snapshot goes to, beside those of the table: what is left, and what is said."""
 
+import itertools
 import math
+import os
+import signal
 import warnings
 
+import numpy as np
+import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
 
-from lit_decom.records import RunDirectory
+from lit_decom.callbacks import reporting
+from lit_decom.components import FollowedImages
+from lit_decom.records import RunDirectory, Snapshot
 from lit_decom.sinks import log_table
 from tests.helpers.disk import disk, used
-from tests.helpers.modules import Keep, callback, fit, loader, tiny, trainer
+from tests.helpers.modules import Keep, Tiny, callback, fit, loader, tiny, trainer
 from tests.helpers.page import report
 from tests.observer_effect.settings.sinks import Remove, Tracker
 
@@ -120,3 +128,80 @@ def test_a_run_directory_that_vanishes_is_made_again_and_that_is_said_once(tmp_p
     assert RunDirectory(folder).probe().ids == observer.probe.ids
     assert observer.report_path.exists()
     assert messages == [f"DecomCAMCallback found {folder} gone, with all records, and made it again."]
+
+
+# ----- Ctrl-C
+
+
+class Interrupted(Tiny):
+    """Presses Ctrl-C when it is looked at in an epoch."""
+
+    epoch = 1
+
+    def forward(self, images):
+        if not self.training and torch.is_grad_enabled() and self.trainer.current_epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().forward(images)
+
+
+def pressing(work, at=2):
+    """Do it; at the second time press Ctrl-C in the middle."""
+    times = itertools.count(1)
+
+    def pressed(*arguments, **named):
+        if next(times) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return work(*arguments, **named)
+
+    return pressed
+
+
+@pytest.fixture
+def ctrl_c():
+    """Lightning does not give Ctrl-C back."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+PLACES = {
+    "the record": (Snapshot, "save"),
+    "the middle of the record": (np.lib.format, "write_array"),
+    "the drawing": (reporting, "grids_of"),
+    "the picture": (RunDirectory, "save_picture"),
+    "tracking": (FollowedImages, "update"),
+}
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("place", ["the network", *PLACES])
+def test_ctrl_c_in_a_snapshot_keeps_whole_records_and_writes_the_report(tmp_path, monkeypatch, place):
+    module, folder = tiny(Interrupted), tmp_path / "maps"
+    if place != "the network":
+        module.epoch = None
+        owner, name = PLACES[place]
+        # The probe is two arrays, a record about thirty.
+        at = 50 if place == "the middle of the record" else 2
+        monkeypatch.setattr(owner, name, pressing(getattr(owner, name), at))
+    observer = callback(dirpath=folder, report=True)
+    run = trainer(tmp_path, observer, logger=Tracker(), max_epochs=3)
+    with pytest.raises(SystemExit):
+        run.fit(module, loader(), loader())
+    assert run.interrupted
+    whole = [record.epoch for record in RunDirectory(folder).records()]
+    assert whole == ([0, 1] if place in {"the drawing", "the picture"} else [0])
+    assert observer.report_path == folder / "report.html"
+    assert f"{len(whole)} snapshot" in report(folder).words or len(whole) == 1
+    assert list(folder.rglob(".*")) == []
+    assert not any(entry._forward_hooks or entry._forward_pre_hooks for entry in module.modules())
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_in_the_first_snapshot_of_a_resumed_run_reports_what_came_before(tmp_path, monkeypatch):
+    fit(tmp_path, callback(dirpath=tmp_path / "maps"), Keep(tmp_path / "kept"))
+    observer = callback(dirpath=tmp_path / "maps", report=True)
+    monkeypatch.setattr(FollowedImages, "update", pressing(FollowedImages.update, 1))
+    with pytest.raises(SystemExit):
+        fit(tmp_path, observer, max_epochs=3, ckpt_path=tmp_path / "kept" / "epoch=0.ckpt")
+    assert observer.report_path.exists()
+    assert [record.epoch for record in observer.directory.records()] == [0]
