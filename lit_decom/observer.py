@@ -167,17 +167,11 @@ class Observer:
             RuntimeError: if another process failed; what failed here is raised as it is. Nothing of such a snapshot is
                 remembered, in any process.
         """
-        with torch.inference_mode(mode=False), self._remembering_all_or_nothing(), process.together():
-            return self._observed(model, epoch, step, process, advance)
-
-    def _observed(
-        self, model: nn.Module, epoch: int, step: int, process: Process, advance: Callable[[int], None]
-    ) -> Snapshot:
-        """Take a snapshot."""
         watch, probe = Stopwatch(), self._known_probe()
-        # Counted here, since two validations may fall between two optimizer steps.
-        self.n_snapshots += 1
-        with torch.no_grad():
+        all_or_nothing = self._remembering_all_or_nothing()
+        with torch.inference_mode(mode=False), torch.no_grad(), all_or_nothing, process.together():
+            # Counted here, since two validations may fall between two optimizer steps.
+            self.n_snapshots += 1
             everyone = process.share(self._explain_share, model, epoch, process, advance, watch)
             shares = [share for share in everyone if share is not None]
             explanations = Explanations.interleaved([share.explanations for share in shares])
@@ -188,28 +182,28 @@ class Observer:
                     explanations.decomposition, probe.ids, explanations.targets, step=self.n_snapshots
                 )
                 shared = self._share_basis(process)
-        numbers = summary(explanations.decomposition) | found.numbers() | numbers_of(scores)
-        numbers |= {} if shared is None else shared.numbers()
-        numbers |= self._factor_numbers(shared) if isinstance(shared, FactorFindings) else {}
-        numbers["accuracy"] = _accuracy(explanations.logits, probe.labels)
-        numbers |= {keys.seconds_key(part): seconds for part, seconds in watch.slowest(process).items()}
-        return Snapshot.of(
-            explanations.decomposition,
-            epoch=epoch,
-            step=step,
-            ids=probe.ids,
-            labels=probe.labels,
-            targets=explanations.targets,
-            logits=explanations.logits,
-            numbers=numbers,
-            metric_scores=tuple(scores),
-            dropped=dropped,
-            # Where each snapshot begins at the one before, a record is what it is only as this one of its series.
-            settings=self.settings | ({"snapshot": self.n_snapshots} if self.explainer.method.warm_start else {}),
-            **found.fields(),
-            **({} if shared is None else shared.fields()),
-            **_class_fields(explanations),
-        )
+            numbers = summary(explanations.decomposition) | found.numbers() | numbers_of(scores)
+            numbers |= {} if shared is None else shared.numbers()
+            numbers |= self._factor_numbers(shared) if isinstance(shared, FactorFindings) else {}
+            numbers["accuracy"] = _accuracy(explanations.logits, probe.labels)
+            numbers |= {keys.seconds_key(part): seconds for part, seconds in watch.slowest(process).items()}
+            return Snapshot.of(
+                explanations.decomposition,
+                epoch=epoch,
+                step=step,
+                ids=probe.ids,
+                labels=probe.labels,
+                targets=explanations.targets,
+                logits=explanations.logits,
+                numbers=numbers,
+                metric_scores=tuple(scores),
+                dropped=dropped,
+                # Where each snapshot begins at the one before, a record is what it is only as this one of its series.
+                settings=self.settings | ({"snapshot": self.n_snapshots} if self.explainer.method.warm_start else {}),
+                **found.fields(),
+                **({} if shared is None else shared.fields()),
+                **_class_fields(explanations),
+            )
 
     @contextmanager
     def _remembering_all_or_nothing(self) -> Iterator[None]:
