@@ -13,6 +13,7 @@ from lit_decom import keys
 from lit_decom.components import Components, FactorFindings, FollowedFactors, FollowedImages, SharedFindings
 from lit_decom.evidence import ForwardError, refuse_changes
 from lit_decom.evidence.observing import device_of
+from lit_decom.evidence.room import is_out_of_memory
 from lit_decom.explainer import Explained, Explainer, Explanations, summary, warn_of_embeddings
 from lit_decom.methods.base import CAM
 from lit_decom.probe import Probe
@@ -67,7 +68,7 @@ class Observer:
 
         Raises:
             ValueError: if the network does not take the probe's images, the labels are no classes of it, the method or
-                a metric cannot work on them, or explaining changes the network.
+                a metric cannot work on them, explaining changes the network, or there is not enough memory for it.
         """
         first = probe.select([0]).to(device_of(model))
         try:
@@ -82,13 +83,12 @@ class Observer:
                 board = self._new_board(probe)
                 if board is not None:
                     self._try_metrics(first, evidence, decomposition)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"Explaining a single image of {tuple(probe.images.shape[1:])} takes more memory than is left "
-                f"beside the training: {str(error).rstrip('.')}. A smaller `run=Execution(chunk_size=...)`, a deeper "
-                "`target_layer` or a smaller batch in training leaves more."
-            ) from error
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise ValueError(
+                    f"Expected enough memory to explain one image beside the training, but: {str(error).rstrip('.')}. "
+                    "A smaller batch in training, or smaller images in the probe, leave more."
+                ) from error
             raise ValueError(
                 f"Expected the probe's images {tuple(probe.images.shape)} to go through {type(model).__name__}, "
                 f"but: {error}"

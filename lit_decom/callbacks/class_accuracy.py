@@ -33,8 +33,9 @@ class ClassAccuracy:
 
     def accuracy(self, process: Process) -> Tensor | None:
         """Give the accuracy of every class ``(N,)`` over all processes, NaN for one without images, and begin anew."""
-        counts = [counts for counts in process.gather(self._counts) if counts is not None]
-        self._counts = None
+        # Forgotten in any case: a snapshot that fails leaves nothing to the next one.
+        mine, self._counts = self._counts, None
+        counts = [counts for counts in process.gather(mine) if counts is not None]
         if not counts:
             return None
         right, total = torch.stack(counts).sum(dim=0).unbind()

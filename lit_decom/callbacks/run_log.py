@@ -70,7 +70,8 @@ class RunLog:
         numbers |= class_gains(snapshot, probe.class_names)
         if not probe.multilabel:
             # Of independent labels the probe has those that are there; an accuracy is of those that are not as well.
-            self._warn_of_contradiction(trainer, snapshot)
+            with self.tolerance.forgiving("compare the probe with what the module logs"):
+                self._warn_of_contradiction(trainer, snapshot)
         if self.report_seconds is not None:
             numbers[keys.seconds_key("report")] = self.report_seconds
         if trainer.state.fn == "fit":

@@ -153,7 +153,7 @@ class Probe:
             dataset: map-style; its samples are ``(image, label)`` in any order and with whatever else,
                 ``(image, {"label", "masks", "boxes", "parts"})``, a mapping, dataclass or named tuple with the usual
                 names (``image`` or ``pixel_values``, ``label`` or ``labels``, ...), or whatever ``unpack`` understands.
-                What has a negative label is left out.
+                What has a negative label is left out, and so is what cannot be read, which a warning says.
             n: how many images; fewer if the dataset has fewer. Where images may have several labels, about how many
                 rows of an image and one of its labels: as many images, each with all of its labels, as are within it.
             seed: of the choice, and of whatever the transforms draw while they are read.
@@ -168,7 +168,7 @@ class Probe:
 
         Raises:
             TypeError: if the dataset cannot be read by index.
-            ValueError: if it is empty, or a sample is not understood.
+            ValueError: if it is empty, or no sample can be read or is understood.
         """
         found = read_dataset(dataset, n, seed, balance, unpack=unpack, collate_fn=collate_fn, transfer=transfer)
         return cls.from_tensors(**(found | known))
@@ -208,7 +208,7 @@ class Probe:
 
         Raises:
             TypeError: if the loader can be iterated only once, or not at all.
-            ValueError: if it gives no labelled images, or a batch is not understood.
+            ValueError: if it gives no labelled images, or none that can be read and is understood.
         """
         found = read_loader(loader, n, seed, balance, unpack=unpack, transfer=transfer)
         return cls.from_tensors(**(found | known))

@@ -414,3 +414,29 @@ def test_evidence_that_is_not_finite_is_counted_and_spoils_no_number(tmp_path):
     assert run.callback_metrics["decomcam/nonfinite_images"] >= 1
     ours = {key: value for key, value in run.callback_metrics.items() if key.startswith("decomcam/")}
     assert all(value.isfinite() for value in ours.values())
+
+
+class TooLarge(Tiny):
+    """Fits in memory as training and validation run it, and no more."""
+
+    problem = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def forward(self, images):
+        if not self.training and torch.is_grad_enabled():
+            raise self.problem
+        return super().forward(images)
+
+
+class TooLargeForTheHost(TooLarge):
+    problem = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 2147483648")
+
+
+@pytest.mark.parametrize("layer", ["second", None])
+@pytest.mark.parametrize("network", [TooLarge, TooLargeForTheHost])
+def test_a_network_that_leaves_no_memory_fails_before_the_first_step_for_that_reason(tmp_path, network, layer):
+    watch = Watch()
+    with pytest.raises(MisconfigurationException, match=r"^Expected enough memory to explain one image") as raised:
+        fit(tmp_path, watch, callback(strict=False, target_layer=layer), module=tiny(network))
+    assert str(network.problem).rstrip(".") in str(raised.value)
+    assert "forward=" not in str(raised.value), "nothing is wrong with the way of asking"
+    assert not watch.stepped

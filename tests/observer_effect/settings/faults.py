@@ -152,8 +152,11 @@ def shy(what):
         observer={"dirpath": None},
         # Lightning itself asks the first one.
         trainer=lambda root: {"logger": [Shy("nothing", None), Shy(what, root)]},
-        errors=1,
-        warns=["could not learn from Shy where the run is kept: ConnectionError"],
+        errors=2,
+        warns=[
+            "could not learn from Shy where the run is kept: ConnectionError",
+            "could not reach Shy: ConnectionError",
+        ],
     )
 
 
