@@ -17,24 +17,28 @@ class MapHistory:
     """What the explanations of the same images were like at earlier snapshots, by image id.
 
     It outlives the ``reset()`` of metrics: they only read it in ``update``, and whoever owns it calls :meth:`observe`
-    with a batch after the metrics were updated with it. It holds two maps per image, on the CPU, and two numbers per
-    image and snapshot. Each process keeps the images that it explains.
+    with a batch after the metrics were updated with it. It holds two maps per image, on the CPU, and a few numbers,
+    however many snapshots there were. Each process keeps the images that it explains.
 
     Args:
         similarity: how successive maps are compared to tell when a map settled.
         max_size: larger maps are averaged down to this many pixels on their longer side before any comparison, since
             they come from a grid of few positions and the history goes into every checkpoint; ``None`` keeps all.
+        thresholds: for which least similarities :meth:`settled_since` is asked; where each series began is noted.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, similarity: Similarity = "cosine", max_size: int | None = 56) -> None:
+    def __init__(
+        self, similarity: Similarity = "cosine", max_size: int | None = 56, thresholds: Sequence[float] = (0.9,)
+    ) -> None:
         check_option("similarity", similarity, Similarity)
         if max_size is not None and max_size < 1:
             raise ValueError(f"Expected `max_size` to be at least 1, but got {max_size}.")
         self.similarity = similarity
         self.max_size = max_size
+        self.thresholds = tuple(sorted(set(thresholds)))
         self.clear()
 
     def clear(self) -> None:
@@ -42,7 +46,8 @@ class MapHistory:
         self._maps: dict[Reference, dict[str, Tensor]] = {"previous": {}, "first_correct": {}}
         self._predictions: dict[str, int] = {}
         self._epochs: dict[str, int] = {}
-        self._successions: dict[str, list[tuple[int, float]]] = {}
+        # By threshold and image, the epoch of the first map of the series that goes on up to the last map.
+        self._since: dict[float, dict[str, int]] = {threshold: {} for threshold in self.thresholds}
 
     def compare(
         self, maps: Tensor, ids: Sequence[str], reference: Reference = "previous", similarity: Similarity = "cosine"
@@ -101,17 +106,18 @@ class MapHistory:
             it, or have no predecessor.
 
         Raises:
-            ValueError: if ids are missing or repeated, or the maps have another size than before.
+            ValueError: if ids are missing or repeated, the maps have another size than before, or the threshold is none
+                of this history's.
         """
-        latest = self.compare(maps, ids, "previous", self.similarity)
-        since = torch.full((len(maps),), torch.nan)
-        for row, name in enumerate(ids):
-            successions = [*self._successions.get(name, []), (self._epochs.get(name, 0), float(latest[row]))]
-            for epoch, similarity in reversed(successions):
-                if not similarity >= threshold:
-                    break
-                since[row] = epoch
-        return since
+        if threshold not in self._since:
+            raise ValueError(f"Expected `threshold` to be one of {self.thresholds}, but got {threshold}.")
+        latest, begun = self.compare(maps, ids, "previous", self.similarity).tolist(), self._since[threshold]
+        return torch.tensor(
+            [
+                begun.get(name, self._epochs[name]) if similarity >= threshold else torch.nan
+                for name, similarity in zip(ids, latest, strict=True)
+            ]
+        )
 
     def observe(
         self, epoch: int, maps: Tensor, ids: Sequence[str], logits: Tensor, labels: Tensor | None = None
@@ -128,7 +134,7 @@ class MapHistory:
         Raises:
             ValueError: if ids are missing or repeated, or the maps have another size than before.
         """
-        latest = self.compare(maps, ids, "previous", self.similarity)
+        latest = self.compare(maps, ids, "previous", self.similarity).tolist()
         predictions = _predictions(logits)
         correct = torch.zeros(len(maps), dtype=torch.bool) if labels is None else predictions == labels.cpu()
         usable = correct & has_order(maps).cpu()
@@ -136,10 +142,11 @@ class MapHistory:
         with torch.inference_mode(mode=False):
             reduced = [one.clone() for one in self._reduced(maps)]
         for row, name in enumerate(ids):
-            if name in self._epochs:
-                self._successions[name].append((self._epochs[name], float(latest[row])))
-            else:
-                self._successions[name] = []
+            for threshold, begun in self._since.items():
+                if latest[row] >= threshold:
+                    begun.setdefault(name, self._epochs[name])
+                else:
+                    begun.pop(name, None)
             self._maps["previous"][name] = reduced[row]
             if usable[row]:
                 self._maps["first_correct"].setdefault(name, reduced[row])
@@ -150,7 +157,6 @@ class MapHistory:
         """Return everything remembered, as tensors, strings and numbers."""
         ids = list(self._epochs)
         firsts = self._maps["first_correct"]
-        successions = [pair for name in ids for pair in self._successions[name]]
         return {
             "similarity": self.similarity,
             "max_size": self.max_size,
@@ -160,9 +166,10 @@ class MapHistory:
             "previous": _stack([self._maps["previous"][name] for name in ids]),
             "first_correct_ids": list(firsts),
             "first_correct": _stack(list(firsts.values())),
-            "succession_counts": torch.tensor([len(self._successions[name]) for name in ids], dtype=torch.long),
-            "succession_epochs": torch.tensor([epoch for epoch, _ in successions], dtype=torch.long),
-            "succession_similarities": torch.tensor([value for _, value in successions], dtype=torch.float64),
+            "thresholds": list(self.thresholds),
+            "since": torch.tensor(
+                [[begun.get(name, torch.nan) for name in ids] for begun in self._since.values()], dtype=torch.float64
+            ),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -180,6 +187,8 @@ class MapHistory:
     def merge(self, state: Mapping[str, Any]) -> None:
         """Add what another history remembered, that of another process for example; its images replace equal ids.
 
+        Of a threshold that the other one did not follow, series begin at its last maps.
+
         Args:
             state: what :meth:`state_dict` returned.
 
@@ -192,13 +201,17 @@ class MapHistory:
                 f"max_size={state['max_size']})."
             )
         ids: list[str] = state["ids"]
-        pairs = list(zip(state["succession_epochs"].tolist(), state["succession_similarities"].tolist(), strict=True))
-        ends = state["succession_counts"].cumsum(0).tolist()
-        for row, (name, start, end) in enumerate(zip(ids, [0, *ends], ends, strict=False)):
+        for row, name in enumerate(ids):
             self._epochs[name] = int(state["epochs"][row])
             self._predictions[name] = int(state["predictions"][row])
             self._maps["previous"][name] = state["previous"][row].cpu().clone()
-            self._successions[name] = pairs[start:end]
+        followed = dict(zip(state.get("thresholds", ()), state.get("since", ()), strict=True))
+        unknown = torch.full((len(ids),), torch.nan)
+        for threshold, begun in self._since.items():
+            for name, since in zip(ids, followed.get(threshold, unknown).tolist(), strict=True):
+                begun.pop(name, None)
+                if since == since:  # noqa: PLR0124 -- not NaN
+                    begun[name] = int(since)
         for name, first in zip(state["first_correct_ids"], state["first_correct"], strict=True):
             self._maps["first_correct"][name] = first.cpu().clone()
 

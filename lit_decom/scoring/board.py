@@ -1,7 +1,7 @@
 """Every metric of a probe's explanations, and beside it the same metric of baselines and of chance."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +51,7 @@ class Scoreboard:
         self.baselines: dict[str, CAM] = {name: METHODS[name]() for name in scoring.baselines}
         chance = tuple(keys.CHANCE) if scoring.chance else ()
         self.explanations = (keys.OWN, *self.baselines, *chance)
-        self.history = MapHistory()
+        self.history = MapHistory(thresholds=_thresholds(self.metrics.values()))
         self._rule = scoring.rule
         self._fixed: dict[str, str] = {}
         self._constant: dict[Column, dict[str, Tensor]] = {}
@@ -252,6 +252,12 @@ def _shown(explanation: str, piece: _Piece, method: CAM) -> dict[str, Any]:
 def _explainer(piece: _Piece, method: CAM) -> Callable[[Capture], Tensor]:
     """From evidence of masked images to maps, for the metrics that explain those."""
     return lambda evidence: piece.resized(method(evidence))
+
+
+def _thresholds(metrics: Iterable[PerImageMetric]) -> list[float]:
+    """Least similarities for which some metric asks the history since when maps have been as similar."""
+    asked = [getattr(metric, "threshold", None) for metric in metrics if "history" in needs_of(metric)]
+    return [threshold for threshold in asked if isinstance(threshold, int | float)]
 
 
 def _applies(metric: PerImageMetric, explanation: str) -> bool:

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lit_decom.metrics import MapHistory, MapStability, SettledAt, TargetSwitchR
 from tests.helpers.evidence import SharedHistory
 from tests.helpers.metric_tester import assert_two_processes_equal_one, check_metric
 
+THRESHOLDS = (0.0, 0.7, 0.75, 0.9)
 IDS = ["a", "b", "c", "d", "e"]
 CORRECT, WRONG = torch.tensor([[2.0, 1.0]]), torch.tensor([[1.0, 2.0]])
 
@@ -25,7 +27,7 @@ def drawn_logits(seed):
 
 @pytest.fixture
 def inputs():
-    history = SharedHistory()
+    history = SharedHistory(thresholds=THRESHOLDS)
     for epoch in range(3):
         history.observe(epoch, drawn_maps(epoch), IDS, drawn_logits(epoch), torch.zeros(5, dtype=torch.long))
     return {"maps": drawn_maps(9), "ids": IDS, "logits": drawn_logits(9), "history": history}
@@ -151,12 +153,55 @@ def test_settling_is_the_start_of_the_unbroken_series_of_similar_maps(shown, now
 
 
 def test_the_threshold_of_settling_is_reached_by_equality():
-    history = MapHistory()
-    history.observe(5, torch.tensor([[[1.0, 0.0]]]), ["a"], CORRECT)
-    now = torch.tensor([[[3.0, 4.0]]])
-    similarity = history.compare(now, ["a"]).item()
+    before, now = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[3.0, 4.0]]])
+    similarity = map_similarity(now, before).item()
+    history = MapHistory(thresholds=[similarity, similarity + 1e-6])
+    history.observe(5, before, ["a"], CORRECT)
     assert history.settled_since(now, ["a"], similarity).item() == 5
     assert history.settled_since(now, ["a"], similarity + 1e-6).isnan().all()
+
+
+def test_settling_is_what_the_similarities_of_all_snapshots_say():
+    thresholds, ids, generator = (0.8, 0.9, 0.95), ["a", "b", "c"], torch.Generator().manual_seed(0)
+    history, shown = MapHistory(thresholds=thresholds), []
+    for epoch in range(40):
+        # Maps that change ever less, with a jump now and then.
+        step = 3.0 if torch.rand((), generator=generator) < 0.1 else 2.0 / (1 + epoch)
+        last = shown[-1] if shown else torch.ones(3, 4, 4)
+        shown.append((last + step * torch.randn(3, 4, 4, generator=generator)).abs())
+        for threshold in thresholds:
+            found = history.settled_since(shown[-1], ids, threshold)
+            torch.testing.assert_close(found, series_begins(shown, threshold), equal_nan=True)
+        history.observe(epoch, shown[-1], ids, CORRECT.expand(3, -1))
+
+
+def series_begins(shown, threshold):
+    """First map of the longest series up to the last one in which each is like the one before."""
+    like = torch.stack([torch.full((3,), torch.nan), *(map_similarity(b, a) for a, b in pairwise(shown))]) >= threshold
+    begins = [min((t for t in range(len(like) - 1) if column[t + 1 :].all()), default=torch.nan) for column in like.T]
+    return torch.tensor(begins)
+
+
+def test_the_state_is_as_large_after_many_snapshots_as_after_three(inputs):
+    def size(history):
+        return sum(
+            value.numel() if torch.is_tensor(value) else len(str(value)) for value in history.state_dict().values()
+        )
+
+    before = size(inputs["history"])
+    for epoch in range(3, 60):
+        # Similar to the ones before, so that every image has settled long ago.
+        inputs["history"].observe(epoch, drawn_maps(0), IDS, drawn_logits(0), torch.zeros(5, dtype=torch.long))
+    assert size(inputs["history"]) == before
+
+
+def test_settling_is_known_for_the_thresholds_that_are_followed(inputs):
+    with pytest.raises(ValueError, match=r"`threshold` to be one of \(0.0, 0.7, 0.75, 0.9\), but got 0.5"):
+        inputs["history"].settled_since(inputs["maps"], IDS, 0.5)
+    other = MapHistory(thresholds=[0.5])
+    other.load_state_dict(inputs["history"].state_dict())
+    now = drawn_maps(2)
+    assert other.settled_since(now, IDS, 0.5).tolist() == [2.0] * 5, "since the last maps that it took over"
 
 
 def test_settling_refuses_a_history_that_compares_in_another_way(inputs):
@@ -172,7 +217,10 @@ def test_metrics_only_read_the_history_and_reset_leaves_it_alone(inputs):
     collection.reset()
     after = inputs["history"].state_dict()
     for name, value in before.state_dict().items():
-        assert torch.equal(after[name], value) if torch.is_tensor(value) else after[name] == value
+        if torch.is_tensor(value):
+            torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True)
+        else:
+            assert after[name] == value
     collection.update(**inputs)
     assert not collection.compute()["MapStability"].isnan()
 
@@ -222,7 +270,7 @@ def same_answers(history, other, inputs):
 
 
 def test_a_resumed_history_gives_the_same_answers_and_continues_alike(inputs, tmp_path):
-    history, resumed = inputs["history"], MapHistory()
+    history, resumed = inputs["history"], MapHistory(thresholds=THRESHOLDS)
     torch.save(history.state_dict(), tmp_path / "state.pt")
     resumed.observe(7, drawn_maps(7), ["forgotten", *IDS[1:]], drawn_logits(7))
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
@@ -234,9 +282,9 @@ def test_a_resumed_history_gives_the_same_answers_and_continues_alike(inputs, tm
 
 
 def test_histories_of_two_processes_merge_into_that_of_one(inputs):
-    merged = MapHistory()
+    merged = MapHistory(thresholds=THRESHOLDS)
     for part in (slice(0, 2), slice(2, None)):
-        share = MapHistory()
+        share = MapHistory(thresholds=THRESHOLDS)
         for epoch in range(3):
             labels = torch.zeros(5, dtype=torch.long)[part]
             share.observe(epoch, drawn_maps(epoch)[part], IDS[part], drawn_logits(epoch)[part], labels)
