@@ -257,13 +257,15 @@ class Observer:
 
     def _score(self, piece: Explained, epoch: int) -> None:
         if self.board is not None:
+            accuracy = self.class_accuracy
             self.board.update(
                 piece.probe,
                 piece.capture,
                 piece.decomposition,
                 method=self.explainer.method,
                 epoch=epoch,
-                class_accuracy=self.class_accuracy,
+                # One number stands for all classes.
+                class_accuracy=None if accuracy is None else accuracy.expand(piece.capture.logits.shape[1]),
             )
 
     def _scores(

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
@@ -16,7 +17,16 @@ from typing_extensions import override
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
 from lit_decom.callbacks.eight_bit import EightBit
 from lit_decom.callbacks.options import Execution, Log
-from lit_decom.callbacks.resuming import opened_directory, own_directory, refuse_changed_layer, refuse_changed_probe
+from lit_decom.callbacks.resuming import (
+    awaited_moment,
+    explained,
+    made_up,
+    opened_directory,
+    own_directory,
+    refuse_changed_explanation,
+    refuse_changed_layer,
+    refuse_changed_probe,
+)
 from lit_decom.callbacks.run_log import RunLog
 from lit_decom.callbacks.settings import KeyFilter, run_settings, usable_prefix
 from lit_decom.callbacks.tolerance import Tolerance
@@ -170,6 +180,8 @@ class DecomCAMCallback(pl.Callback):
         self._prepare(trainer, pl_module)
         with self._tolerance.forgiving("describe the run"):
             self.run_log.introduce(trainer, self._known_probe(), self._settings())
+        if (awaited := self._resumed.pop("awaited", None)) is not None:
+            self._take_snapshot(trainer, pl_module, awaited=tuple(awaited))
 
     def _settings(self) -> dict[str, Any]:
         return run_settings(
@@ -268,6 +280,7 @@ class DecomCAMCallback(pl.Callback):
         if trainer.state.fn == "fit":
             refuse_changed_probe(self._resumed, probe)
             refuse_changed_layer(self._resumed, self.explainer.target_layer, pl_module)
+            refuse_changed_explanation(self._resumed, self.explainer, self.components)
         try:
             grid = self.observer.prepare(pl_module, probe)
         except ValueError as error:
@@ -293,8 +306,11 @@ class DecomCAMCallback(pl.Callback):
         path = self.dirpath or own_directory(before, self._run_id, self._tolerance)
         path = path or run_directory(trainer, self.prefix, self._tolerance)
         settings = self.observer.settings | {"every_n_epochs": self.every_n_epochs}
-        reached = logged_step(trainer, after_training_epoch=False) if self._resumed else None
-        self.directory = opened_directory(path, self._run_id, probe, settings, reached, self._tolerance)
+        # What came after the last snapshot that the checkpoint knows of is no part of this run any more.
+        reached = None if not self._resumed else -1 if self.run_log.last_step is None else self.run_log.last_step
+        self.directory = self.run_log.directory = opened_directory(
+            path, self._run_id, probe, settings, reached, self._tolerance
+        )
 
     def _known_probe(self) -> Probe:
         if self.probe is None:
@@ -304,24 +320,32 @@ class DecomCAMCallback(pl.Callback):
     # ----- at each snapshot
 
     def _take_snapshot(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, after_training_epoch: bool = False
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        *,
+        after_training_epoch: bool = False,
+        awaited: tuple[int, int] | None = None,
     ) -> None:
         """Explain the probe if it is time to, keep what was found, and log it."""
-        if not self._is_due(trainer):
+        if awaited is None and not self._is_due(trainer):
             with self._tolerance.forgiving("withdraw its values"):
                 Monitors(trainer, self.prefix).withdraw(set())
             return
-        epoch, step = self._moment(trainer, after_training_epoch=after_training_epoch)
+        epoch, step = awaited or self._moment(trainer, after_training_epoch=after_training_epoch)
         if trainer.state.fn == "fit" and self.log_options.artifacts == "all":
             self.run_log.store(trainer, self.last_snapshot, self.directory)
         process, numbers, explained_at = this_process(trainer), dict[str, float](), monotonic()
         forgiving, together = self._tolerance.forgiving, process.together
         with self._observer_for(trainer, pl_module) as observer, forgiving("explain the probe"), together():
             if self.scoring.needs_class_accuracy:
-                observer.class_accuracy = self._class_accuracy.accuracy(process)
+                counted = self._class_accuracy.accuracy(process)
+                # What no validation has counted is unknown.
+                observer.class_accuracy = torch.tensor(torch.nan) if awaited else counted
             with self._tolerance.showing(self._progress(trainer)) as advance:
                 found = observer.observe(pl_module, epoch=epoch, step=step, process=process, advance=advance)
-            self.last_snapshot = replace(found, module_values=self._module_values(trainer))
+            found = replace(found, module_values=self._module_values(trainer))
+            self.last_snapshot = made_up(found, self.directory) if awaited else found
             explained_at = monotonic()
             noted = self.run_log.note(trainer, self.last_snapshot, self._known_probe()) if process.rank == 0 else {}
             numbers = process.gather(noted)[0]  # checkpoints are chosen by them: the very same everywhere
@@ -370,6 +394,7 @@ class DecomCAMCallback(pl.Callback):
             "run_id": self._run_id,
             "directory": None if self.directory is None else str(self.directory.path),
             "target_layer": self.observer.explainer.target_layer,
+            "explained": explained(self.explainer, self.components),
             "probe_digest": self.probe.digest,
             "probe_ids": list(self.probe.ids),
             "observer": self.observer.state_dict(),
@@ -377,9 +402,18 @@ class DecomCAMCallback(pl.Callback):
         }
 
     @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state and trainer.state.fn == "fit" and self._is_due(trainer):
+            with self._tolerance.forgiving("tell whether a snapshot follows"):
+                state["awaited"] = awaited_moment(trainer)
+
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict:
-            self._resumed = state_dict
+            self._resumed = dict(state_dict)
             self._run_id = state_dict["run_id"]
             self._layer = state_dict.get("target_layer")
             self.observer.explainer = self._explainer_of_run()

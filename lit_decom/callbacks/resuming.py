@@ -1,6 +1,8 @@
 """What a resumed run must share with the one before, and where its records lie."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_decom.callbacks.tolerance import Tolerance
+from lit_decom.callbacks.trainer_access import has_validation, logged_step
+from lit_decom.components import Components
 from lit_decom.evidence import resolve_layer
+from lit_decom.explainer import Explainer
 from lit_decom.probe import Probe
-from lit_decom.records import RunDirectory, RunDirectoryError
+from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot
 
 
 def refuse_changed_layer(resumed: Mapping[str, Any], given: str | None, pl_module: pl.LightningModule) -> None:
@@ -52,6 +57,75 @@ def refuse_changed_probe(resumed: Mapping[str, Any], probe: Probe) -> None:
             f"{probe.digest[:12]} and {'the same' if same_ids else 'other'} ids. Curves over different images do "
             "not belong together: restore the data, or start a new run."
         )
+
+
+def refuse_changed_explanation(resumed: Mapping[str, Any], explainer: Explainer, components: Components) -> None:
+    """Refuse to go on with a curve that would mean something else from here on.
+
+    A component of another method, number, target or basis is not the one that was followed: none of its numbers belong
+    to the curve before. What is scored may change, since each score is a curve of its own.
+
+    Args:
+        resumed: the callback's state in the checkpoint; empty for a new run.
+        explainer: of this run.
+        components: of this run.
+
+    Raises:
+        MisconfigurationException: naming what differs, and how to begin new curves.
+    """
+    before, now = resumed.get("explained", {}), explained(explainer, components)
+    changed = [name for name, value in now.items() if name in before and before[name] != value]
+    if changed:
+        found = ", ".join(f"`{name}` to be {before[name]}, but got {now[name]}" for name in changed)
+        raise MisconfigurationException(
+            f"Expected what this run began with: {found}. Curves of different explanations do not belong together: "
+            "leave it as it was, or give the callback another `prefix`, under which new curves begin."
+        )
+
+
+def explained(explainer: Explainer, components: Components) -> dict[str, str]:
+    """Name what the components of a run are, for a checkpoint."""
+    return {
+        "method": repr(explainer.method),
+        "target": str(explainer.settings["target"]),
+        "components": repr(components),
+    }
+
+
+def awaited_moment(trainer: pl.Trainer) -> tuple[int, int] | None:
+    """Tell whether a checkpoint is saved between the last batch before a snapshot and the snapshot.
+
+    That is where ``ModelCheckpoint(every_n_train_steps=...)`` saves. A run that goes on from there begins with the next
+    batch: Lightning does not run the validation, or end the epoch, a second time.
+
+    Returns:
+        Epoch and step of that snapshot; None where the batch has had its snapshot, or gets none.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    batches: Any = loop.batch_progress.total
+    if not batches.completed < batches.processed == batches.ready:
+        return None
+    if has_validation(trainer):
+        fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001
+        due = fetcher is not None and loop._should_check_val_fx(fetcher)  # noqa: SLF001 -- what Lightning asks next
+    else:
+        due = loop._num_ready_batches_reached()  # noqa: SLF001
+    return (trainer.current_epoch, logged_step(trainer, after_training_epoch=False)) if due else None
+
+
+def made_up(snapshot: Snapshot, directory: RunDirectory | None) -> Snapshot:
+    """Give a snapshot that is taken without its validation what the module logged when that ran, where it is known.
+
+    Args:
+        snapshot: of the weights in a checkpoint.
+        directory: of the run, which has set the record of the same moment aside.
+    """
+    aside = None if directory is None else directory.path / f"{snapshot.filename}.superseded"
+    if aside is None or not aside.exists():
+        return snapshot
+    with suppress(RunDirectoryError):
+        return replace(snapshot, module_values=Snapshot.load(aside).module_values)
+    return snapshot
 
 
 def own_directory(before: str | Path | None, run_id: str, tolerance: Tolerance) -> Path | None:

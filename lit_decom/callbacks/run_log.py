@@ -1,7 +1,8 @@
 """What a run tells: to `callback_metrics` and the trackers at every snapshot, and once when it ends."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,7 @@ from lit_decom.callbacks.trackers import Trackers
 from lit_decom.callbacks.trainer_access import Monitors, checkpoints_of, log_values
 from lit_decom.probe import Probe
 from lit_decom.process import Process
-from lit_decom.records import RunDirectory, Snapshot
+from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot
 from lit_decom.records.missing import told
 
 
@@ -33,8 +34,8 @@ class RunLog:
         options: what goes to the trackers.
         shown: chooses the values that do.
         tolerance: of what fails here.
-        history: numbers of every snapshot of the training, ``step`` and ``epoch`` among them.
-        predictions: what was predicted then, as :func:`lit_decom.callbacks.reporting.predictions_of` gives it.
+        directory: where the records of the training are, from which :attr:`history` is read; None where none are kept.
+        last_step: of the training's last snapshot; None before the first.
         dropped: how often each metric was left out.
         report_seconds: what the last report took; None before the first.
     """
@@ -43,8 +44,8 @@ class RunLog:
     options: Log
     shown: KeyFilter
     tolerance: Tolerance
-    history: list[dict[str, float]] = field(default_factory=list)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    directory: RunDirectory | None = None
+    last_step: int | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     report_seconds: float | None = None
     _peaks: Tensor | None = None
@@ -54,6 +55,20 @@ class RunLog:
 
     def __post_init__(self) -> None:
         self._trackers = Trackers(self.tolerance, self.options.tracker_seconds)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The numbers of every snapshot of the training, ``step`` and ``epoch`` among them, as the records have them.
+
+        They lie there and nowhere else, so that neither memory nor checkpoints grow with the run.
+        """
+        return [_numbers_of(record) for record in self._records()]
+
+    def _records(self) -> Iterator[Snapshot]:
+        """Read the records, one after another; those that cannot be read are left out."""
+        for file in [] if self.directory is None else self.directory.files():
+            with suppress(RunDirectoryError):
+                yield Snapshot.load(file)
 
     def introduce(self, trainer: pl.Trainer, probe: Probe, settings: Mapping[str, Any]) -> None:
         """Tell the trackers what the run is and which images are explained."""
@@ -75,8 +90,7 @@ class RunLog:
         if self.report_seconds is not None:
             numbers[keys.seconds_key("report")] = self.report_seconds
         if trainer.state.fn == "fit":
-            self.history.append({"step": snapshot.step, "epoch": snapshot.epoch} | numbers)
-            self.predictions.append(predictions_of(snapshot))
+            self.last_step = snapshot.step
         return numbers
 
     def keep(self, trainer: pl.Trainer, snapshot: Snapshot, probe: Probe, directory: RunDirectory | None) -> None:
@@ -155,12 +169,15 @@ class RunLog:
             self._reporter(trainer).keep(directory.path, metadata)
 
     def finish(self, trainer: pl.Trainer, probe: Probe) -> None:
-        """Send what is sent once: a chart of all snapshots, and a table of the predictions."""
+        """Send what is sent once, read from the records: a chart of all snapshots, and a table of the predictions."""
         reporter = self._reporter(trainer)
-        with self.tolerance.forgiving("draw the curves"):
-            reporter.chart(self.history)
-        with self.tolerance.forgiving("tabulate the predictions"):
-            reporter.tabulate(self.predictions, probe)
+        with self.tolerance.forgiving("read the records"):
+            records = self._records() if trainer.loggers else ()
+            told = [(_numbers_of(record), predictions_of(record)) for record in records]
+            with self.tolerance.forgiving("draw the curves"):
+                reporter.chart([numbers for numbers, _ in told])
+            with self.tolerance.forgiving("tabulate the predictions"):
+                reporter.tabulate([predicted for _, predicted in told], probe)
         if self.shown.idle and not isinstance(self.options.keys, str):
             rank_zero_warn(
                 f"Expected each pattern of `Log(keys=...)` to match a key, but none matched {self.shown.idle}: "
@@ -170,7 +187,7 @@ class RunLog:
     def warn_of_none(self, trainer: pl.Trainer, every_n_epochs: int) -> None:
         """Warn that a training took no snapshot, but for one that was too short for anything, and say why."""
         # A resumed run may have nothing left to train.
-        if self.history or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.last_step is not None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         errors = self.tolerance.errors
         failed = f", and {errors} attempts failed" if errors else ""
@@ -182,8 +199,7 @@ class RunLog:
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs, as tensors and primitives."""
         return {
-            "history": [dict(numbers) for numbers in self.history],
-            "predictions": [dict(entry) for entry in self.predictions],
+            "last_step": self.last_step,
             "peaks": self._peaks,
             "dropped": dict(self.dropped),
             "knowing": sorted(self._knowing),
@@ -191,8 +207,7 @@ class RunLog:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what :meth:`state_dict` gave."""
-        self.history = [dict(numbers) for numbers in state["history"]]
-        self.predictions = [dict(entry) for entry in state.get("predictions", [])]
+        self.last_step = state["last_step"]
         self._peaks = state.get("peaks")
         self.dropped = Counter(state["dropped"])
         self._knowing = set(state.get("knowing", ()))
@@ -206,3 +221,7 @@ class RunLog:
         found = contradiction(snapshot.labels, snapshot.logits, snapshot.module_values) if whole else None
         if found is not None:
             self.tolerance.warn_once("contradiction", f"may explain something else than what the module sees: {found}.")
+
+
+def _numbers_of(record: Snapshot) -> dict[str, float]:
+    return {"step": record.step, "epoch": record.epoch} | dict(record.numbers)

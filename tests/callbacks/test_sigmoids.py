@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_decom import DecomCAM, Explainer, Probe, Scoring, evaluate
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
+from lit_decom.callbacks.reporting import predictions_of
 from lit_decom.metrics import AverageDrop, EnergyPointingGame
 from lit_decom.observer import Observer
 from lit_decom.process import Process
@@ -133,8 +134,9 @@ def test_independent_labels_have_no_decision_factors_and_one_logit_has_one(run):
 
 
 def test_names_of_labels_and_of_their_absence_are_on_the_page(tmp_path):
-    made, _ = trained(tmp_path, probe=named_probe(), n_images=12)
-    assert {key.split("/")[1] for key in made.run_log.history[-1] if key.startswith("class_gain/")} == set(LABELS)
+    made, network = trained(tmp_path, probe=named_probe(), n_images=12)
+    classes = {key.split("/")[2] for key in network.trainer.callback_metrics if key.startswith("decomcam/class_gain/")}
+    assert classes == set(LABELS)
     words = Page(made.report_path).words
     for name in made.probe.ids[:8]:  # as many as are drawn
         image, label = name.split(":")
@@ -142,7 +144,7 @@ def test_names_of_labels_and_of_their_absence_are_on_the_page(tmp_path):
     assert "9 labels of 6 images" in words
     assert "the probe's labels, which are there" in words
     assert any(f"no {label}" in made.report_path.read_text() for label in LABELS)
-    assert {entry for kept in made.run_log.predictions for entry in kept["predicted"]} <= set(range(6))
+    assert all(set(predictions_of(kept)["predicted"]) <= set(range(6)) for kept in made.directory.records())
 
 
 def named_probe():
