@@ -42,6 +42,7 @@ from lit_decom.callbacks.trainer_access import (
     this_process,
 )
 from lit_decom.callbacks.trainer_data import Found, of_first_process, read_probe
+from lit_decom.callbacks.validated_weights import ValidatedWeights
 from lit_decom.components import Components
 from lit_decom.evidence import Forward
 from lit_decom.explainer import Explainer, TargetPolicy
@@ -130,6 +131,7 @@ class DecomCAMCallback(pl.Callback):
         )
         self.report, self.dirpath = report, None if dirpath is None else Path(dirpath)
         self.prefix, self.strict = usable_prefix(prefix), strict
+        self._validated = ValidatedWeights()
         self._begin()
 
     def _begin(self) -> None:
@@ -174,6 +176,8 @@ class DecomCAMCallback(pl.Callback):
         self._probe_loader: int | None = None  # each stage has loaders of its own
         if stage == "fit" and trainer.global_step == 0:
             self._begin()
+        if stage == "fit":
+            self._validated.stand_first(trainer, self._take_snapshot, self._tolerance)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -181,7 +185,8 @@ class DecomCAMCallback(pl.Callback):
         with self._tolerance.forgiving("describe the run"):
             self.run_log.introduce(trainer, self._known_probe(), self._settings())
         if (awaited := self._resumed.pop("awaited", None)) is not None:
-            self._take_snapshot(trainer, pl_module, awaited=tuple(awaited))
+            with self._validated.in_place(trainer, pl_module):
+                self._take_snapshot(trainer, pl_module, awaited=tuple(awaited))
 
     def _settings(self) -> dict[str, Any]:
         return run_settings(
@@ -194,7 +199,8 @@ class DecomCAMCallback(pl.Callback):
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking:
+        is_taken = trainer.state.fn == "fit" and self._validated.averaged
+        if not (trainer.sanity_checking or is_taken):
             self._take_snapshot(trainer, pl_module)
 
     @override
@@ -344,7 +350,8 @@ class DecomCAMCallback(pl.Callback):
                 observer.class_accuracy = torch.tensor(torch.nan) if awaited else counted
             with self._tolerance.showing(self._progress(trainer)) as advance:
                 found = observer.observe(pl_module, epoch=epoch, step=step, process=process, advance=advance)
-            found = replace(found, module_values=self._module_values(trainer))
+            weights = {"weights": self._validated.kind(trainer)} if trainer.state.fn == "fit" else {}
+            found = replace(found, module_values=self._module_values(trainer), settings={**found.settings, **weights})
             self.last_snapshot = made_up(found, self.directory) if awaited else found
             explained_at = monotonic()
             noted = self.run_log.note(trainer, self.last_snapshot, self._known_probe()) if process.rank == 0 else {}

@@ -33,7 +33,8 @@ class Setting:
         trainer: arguments of the Trainer, or what builds them in a folder of the run's own.
         around: what surrounds both trainings, a fault that strikes from outside for instance; it is called with the
             folder of the run.
-        beside: builds the other callbacks of both trainings.
+        before: builds other callbacks of both trainings, which stand before the callback.
+        beside: builds those that stand after it.
         snapshots: how many the run must leave, in memory and as records.
         errors: how many failures must be let pass, counted by the callback.
         warns: patterns of warnings that must be raised with the callback; all others are errors.
@@ -46,6 +47,7 @@ class Setting:
     observer: Mapping[str, Any] = field(default_factory=dict)
     trainer: Mapping[str, Any] | Callable[[Path], Mapping[str, Any]] = field(default_factory=dict)
     around: Callable[[Path], AbstractContextManager[Any]] = lambda _root: nullcontext()
+    before: Callable[[], Sequence[pl.Callback]] = tuple
     beside: Callable[[], Sequence[pl.Callback]] = tuple
     snapshots: int = 3
     errors: int = 0
@@ -94,7 +96,7 @@ def run(setting: Setting, root: Path, *, watched: bool) -> Trained:
     observer = callback(**({"strict": False, "dirpath": root / "run"} | dict(setting.observer))) if watched else None
     others = [*setting.beside(), diary]
     given = dict(setting.trainer(root) if callable(setting.trainer) else setting.trainer)
-    fitted = trainer(root, *([observer] if observer else []), *others, **({"max_epochs": 3} | given))
+    fitted = trainer(root, *setting.before(), *([observer] if observer else []), *others, **({"max_epochs": 3} | given))
     seed_all(7)
     with setting.around(root), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
