@@ -359,7 +359,7 @@ class DecomCAMCallback(pl.Callback):
             directory = self.directory if self._keeps_records(trainer) else None
             self.run_log.keep(trainer, self.last_snapshot, self._known_probe(), directory)
         with forgiving("log its values"), together():
-            self.run_log.send(trainer, pl_module, numbers, step, self.observer.directions, process)
+            self.run_log.send(trainer, pl_module, numbers, (epoch, step), self.observer.directions, process)
         self.run_log.report_seconds = monotonic() - explained_at
 
     def _module_values(self, trainer: pl.Trainer) -> dict[str, float]:

@@ -126,7 +126,7 @@ class RunLog:
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         numbers: dict[str, float],
-        step: int,
+        moment: tuple[int, int],
         directions: Mapping[str, bool | None],
         process: Process,
     ) -> None:
@@ -136,7 +136,7 @@ class RunLog:
             trainer: whose monitors and trackers they are for.
             pl_module: that is explained.
             numbers: as :meth:`note` gives them; empty if the snapshot failed.
-            step: of the snapshot.
+            moment: epoch and step of the snapshot.
             directions: by the name of a metric, whether higher is better.
             process: this one among those of the Trainer.
         """
@@ -154,7 +154,7 @@ class RunLog:
         values = {keys.logged(self.prefix, key): value for key, value in numbers.items()}
         monitors.withdraw(set(values))
         sent = {keys.logged(self.prefix, key) for key in shown}
-        log_values(trainer, pl_module, values, sent, step, self._trackers.tell)
+        log_values(trainer, pl_module, values, sent, moment, self._trackers.tell)
 
     def store(self, trainer: pl.Trainer, snapshot: Snapshot | None, directory: RunDirectory | None) -> None:
         """Let trackers keep what a snapshot left behind, once it is known which checkpoint it explains."""

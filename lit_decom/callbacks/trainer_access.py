@@ -158,7 +158,7 @@ def log_values(  # noqa: PLR0917
     pl_module: pl.LightningModule,
     values: Mapping[str, float],
     shown: set[str],
-    step: int,
+    moment: tuple[int, int],
     tell: Callable[[Iterable[Logger], Callable[[Logger], None]], None],
 ) -> None:
     """Leave values that are the same in every process where checkpoints and schedulers find them, and log some.
@@ -170,7 +170,7 @@ def log_values(  # noqa: PLR0917
         pl_module: of the Trainer.
         values: by key.
         shown: keys of those that loggers get and, in ``validate`` and ``test``, that are printed and returned.
-        step: under which Lightning logs scalars of the same moment.
+        moment: epoch, and step under which Lightning logs scalars of the same moment.
         tell: calls the loggers, see :class:`lit_decom.callbacks.trackers.Trackers`.
     """
     dtype, device = torch.get_default_dtype(), pl_module.device
@@ -181,7 +181,8 @@ def log_values(  # noqa: PLR0917
         # Lightning sends loggers everything that it prints and returns, and asks nobody.
         pl_module.log_dict(sent, on_step=False, on_epoch=True, batch_size=1, sync_dist=trainer.world_size > 1)
         return
-    sent |= {"epoch": trainer.current_epoch}
+    epoch, step = moment
+    sent |= {"epoch": epoch}
     connector: Any = trainer._logger_connector  # noqa: SLF001 -- the way of what the module logs
     connector._logged_metrics.update(sent)  # noqa: SLF001
 
