@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_decom import keys
 from lit_decom.components import Components, FactorFindings, FollowedFactors, FollowedImages, SharedFindings
-from lit_decom.evidence import ForwardError, refuse_changes
+from lit_decom.evidence import ForwardError, Isolation, isolated, refuse_changes
 from lit_decom.evidence.observing import device_of
 from lit_decom.evidence.room import is_out_of_memory
 from lit_decom.explainer import Explained, Explainer, Explanations, summary, warn_of_embeddings
@@ -33,6 +33,8 @@ class Observer:
         scoring: what is scored.
         components: which components are followed beside those of every image.
         strict: whether a metric that raises ends the snapshot, instead of being left out of it.
+        isolate: what is explained: the network itself (``"in_place"``), or at each snapshot a copy of it (``"copy"``),
+            for networks whose forward pass changes what cannot be put back.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class Observer:
         components: Components = Components(),  # noqa: B008 -- frozen
         *,
         strict: bool = False,
+        isolate: Isolation = "in_place",
     ) -> None:
-        self.explainer, self.scoring, self.strict = explainer, scoring, strict
+        self.explainer, self.scoring, self.strict, self.isolate = explainer, scoring, strict, isolate
         # The class that is explained may change from snapshot to snapshot with these.
         self.images = FollowedImages(by_target=explainer.target in ("predicted", "contrast"))
         self.shared = components.new(explainer.method)
@@ -72,13 +75,13 @@ class Observer:
         """
         first = probe.select([0]).to(device_of(model))
         try:
-            with refuse_changes(model):
-                explainer = self.explainer.at(model, first.images)
-                predicted = explainer.capture(model, first, "predicted")
+            with refuse_changes(model), isolated(model, self.isolate) as seen:
+                explainer = self.explainer.at(seen, first.images)
+                predicted = explainer.capture(seen, first, "predicted")
                 warn_of_embeddings(predicted.logits.shape[1], probe)
                 if not callable(explainer.target):
                     _refuse_labels_outside(probe.labels, predicted.logits.shape[1])
-                evidence = explainer.capture(model, first)
+                evidence = explainer.capture(seen, first)
                 decomposition = explainer.method.decompose(evidence)
                 board = self._new_board(probe)
                 if board is not None:
@@ -168,11 +171,11 @@ class Observer:
                 remembered, in any process.
         """
         watch, probe = Stopwatch(), self._known_probe()
-        all_or_nothing = self._remembering_all_or_nothing()
-        with torch.inference_mode(mode=False), torch.no_grad(), all_or_nothing, process.together():
+        all_or_nothing, seeing = self._remembering_all_or_nothing(), isolated(model, self.isolate)
+        with torch.inference_mode(mode=False), torch.no_grad(), all_or_nothing, process.together(), seeing as seen:
             # Counted here, since two validations may fall between two optimizer steps.
             self.n_snapshots += 1
-            everyone = process.share(self._explain_share, model, epoch, process, advance, watch)
+            everyone = process.share(self._explain_share, seen, epoch, process, advance, watch)
             shares = [share for share in everyone if share is not None]
             explanations = Explanations.interleaved([share.explanations for share in shares])
             with watch.measuring("score"):

@@ -1,6 +1,7 @@
 import copy
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ from benchmarks.timing import Contestant, Timings, growth_per_run, interleave
 from lit_decom.functional.image import min_max_normalize, upsample
 from tests.helpers.networks import golden
 
+# By the network: what hangs on a network itself is put back when it was looked at.
+SEEN: dict[nn.Module, list[tuple[int, bool]]] = defaultdict(list)
+SHOWN: dict[nn.Module, list[torch.Tensor]] = defaultdict(list)
+
 
 class Quiet(nn.Module):
     def __init__(self):
@@ -25,12 +30,10 @@ class Quiet(nn.Module):
         self.early = nn.Conv2d(3, 8, 3, padding=1, stride=2)
         self.late = nn.Conv2d(8, 16, 3, padding=1)
         self.head = nn.Linear(16, 4)
-        self.seen = []
-        self.shown = []
 
     def forward(self, images):
-        self.seen.append((len(images), torch.is_grad_enabled()))
-        self.shown.append(images.detach())
+        SEEN[self].append((len(images), torch.is_grad_enabled()))
+        SHOWN[self].append(images.detach())
         features = self.late(self.early(images).relu()).relu()
         return self.head(features.mean(dim=(2, 3)))
 
@@ -133,14 +136,14 @@ def test_the_floor_asks_the_network_as_often_as_we_do(subject):
     floor = make_floor(subject, further=33, chunk=8, dtype="float32")
     copied = next(cell.cell_contents for cell in floor.__closure__ if isinstance(cell.cell_contents, Quiet))
     floor()
-    assert [seen for seen in copied.seen if seen[1]] == [(3, True)]
-    assert [n for n, recorded in copied.seen if not recorded] == [8, 8, 8, 8, 1]
+    assert [seen for seen in SEEN[copied] if seen[1]] == [(3, True)]
+    assert [n for n, recorded in SEEN[copied] if not recorded] == [8, 8, 8, 8, 1]
 
-    subject.model.seen.clear()
+    SEEN[subject.model].clear()
     valid = Task(subject, n_components=10, chunk=8).explain().valid
     assert valid.all()
-    assert [n for n, recorded in subject.model.seen if not recorded] == [8, 8, 8, 8, 1]
-    assert sum(n for n, recorded in subject.model.seen if recorded) == 3
+    assert [n for n, recorded in SEEN[subject.model] if not recorded] == [8, 8, 8, 8, 1]
+    assert sum(n for n, recorded in SEEN[subject.model] if recorded) == 3
 
 
 def test_published_style_works_as_the_released_class_does(subject):
@@ -148,9 +151,9 @@ def test_published_style_works_as_the_released_class_does(subject):
     published = PublishedStyle(model, "late", n_components=6)
     published(subject.images, subject.targets)
     # One image per call, and its six masked versions in one batch and without a graph.
-    assert model.seen == [(1, True), (6, False)] * 3
+    assert SEEN[model] == [(1, True), (6, False)] * 3
     assert all(parameter.grad is not None for parameter in model.parameters())
-    for masked in model.shown[1::2]:
+    for masked in SHOWN[model][1::2]:
         assert masked.dtype == torch.float32
         assert masked.is_contiguous(memory_format=torch.channels_last)
 

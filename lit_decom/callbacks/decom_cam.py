@@ -44,7 +44,7 @@ from lit_decom.callbacks.trainer_access import (
 from lit_decom.callbacks.trainer_data import Found, of_first_process, read_probe
 from lit_decom.callbacks.validated_weights import ValidatedWeights
 from lit_decom.components import Components
-from lit_decom.evidence import Forward
+from lit_decom.evidence import Forward, isolated
 from lit_decom.explainer import Explainer, TargetPolicy
 from lit_decom.methods.base import ComponentMethod
 from lit_decom.methods.decom_cam import DecomCAM
@@ -144,7 +144,7 @@ class DecomCAMCallback(pl.Callback):
         self._run_id = uuid.uuid4().hex
         self._resumed: dict[str, Any] = {}
         self._class_accuracy = ClassAccuracy()
-        self._eight_bit = EightBit(self.explainer.forward)
+        self._eight_bit = EightBit(self.explainer.forward, self.run.isolate)
         self._tolerance = Tolerance(strict=self.strict)
         shown = KeyFilter(self.log_options.patterns(self.scoring.chosen), self.prefix, self.log_options.most)
         self.run_log = RunLog(self.prefix, self.log_options, shown, self._tolerance)
@@ -155,7 +155,8 @@ class DecomCAMCallback(pl.Callback):
         return self._tolerance.errors
 
     def _new_observer(self) -> Observer:
-        return Observer(self._explainer_of_run(), self.scoring, self.components, strict=self.strict)
+        isolate = self.run.isolate
+        return Observer(self._explainer_of_run(), self.scoring, self.components, strict=self.strict, isolate=isolate)
 
     def _explainer_of_run(self) -> Explainer:
         """The explainer as given, at the layer that was found when the run began."""
@@ -253,7 +254,8 @@ class DecomCAMCallback(pl.Callback):
         if counting and self._is_due(trainer):
             with self._tolerance.forgiving("count right and wrong answers"), suppress(NoImagesError):
                 unpack = self._eight_bit.unpacking(pl_module, self.run.unpack)
-                self._class_accuracy.count(pl_module, batch, unpack, self.explainer.forward)
+                with isolated(pl_module, self.run.isolate) as seen:
+                    self._class_accuracy.count(seen, batch, unpack, self.explainer.forward)
                 # Where the probe was not read from a loader yet, it is of the first one with images.
                 self._probe_loader = dataloader_idx
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_decom.evidence import Forward, observing
+from lit_decom.evidence import Forward, Isolation, isolated, observing
 from lit_decom.evidence.network import Asked, logits_of
 from lit_decom.probe import Unpack, images_and_target
 
@@ -23,13 +23,14 @@ class EightBit:
 
     Args:
         forward: how the module is asked for logits; None asks its own forward.
+        isolate: whether the module itself is asked, or a copy of it.
 
     Attributes:
         divisor: of the values, once it is known; None as long as no image had 8 bits.
     """
 
-    def __init__(self, forward: Forward | None = None) -> None:
-        self._forward = forward
+    def __init__(self, forward: Forward | None = None, isolate: Isolation = "in_place") -> None:
+        self._forward, self._isolate = forward, isolate
         self.divisor: float | None = None
 
     def unpacking(self, model: nn.Module, unpack: Unpack | None) -> Unpack:
@@ -55,7 +56,8 @@ class EightBit:
 
     def _floats(self, model: nn.Module, images: Tensor) -> Tensor:
         if self.divisor is None:
-            self.divisor = _divisor(model, self._forward, images if images.ndim == 4 else images[None])
+            with isolated(model, self._isolate) as seen:
+                self.divisor = _divisor(seen, self._forward, images if images.ndim == 4 else images[None])
         return images.float() / self.divisor
 
 
@@ -88,7 +90,7 @@ def _divisor(model: nn.Module, forward: Forward | None, images: Tensor) -> float
 def _answers(ask: Callable[[Tensor], Any], images: Tensor) -> Tensor | None:
     """Logits of images; None from what does not take them, or returns something else."""
     try:
-        logits = logits_of(ask(images))
+        logits = logits_of(ask(images.clone()))  # which it may change in place
     except (RuntimeError, TypeError, ValueError):
         return None
     return logits if isinstance(logits, Tensor) else None

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from lit_decom import keys as names
+from lit_decom.evidence import Isolation
 from lit_decom.probe import Unpack
 
 _NAMED_KEYS = ("essential", "all")
@@ -75,18 +76,24 @@ class Execution:
         unpack: from a batch, as loader and batch-transfer hooks give it, to images ``(B, C, H, W)`` and labels, where
             they are not found by themselves (:func:`lit_decom.probe.images_and_target`) or the module's steps make
             something else of them before they ask the network.
+        isolate: what is explained: the network itself (``"in_place"``), whose attributes, buffers, metrics and random
+            generators are put back, or at each snapshot a copy of it (``"copy"``), which takes time and memory. The
+            first refuses, before the first step, a network whose forward pass changes what cannot be put back.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range or ``isolate`` is unknown.
     """
 
     batch_size: int = 32
     chunk_size: int | None = None
     seed: int = 0
     unpack: Unpack | None = None
+    isolate: Isolation = "in_place"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "chunk_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
+        if self.isolate not in get_args(Isolation):
+            raise ValueError(f"Expected `isolate` to be 'in_place' or 'copy', but got {self.isolate!r}.")

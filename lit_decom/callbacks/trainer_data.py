@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from lit_decom.callbacks.eight_bit import EightBit
 from lit_decom.callbacks.trainer_access import has_validation
 from lit_decom.evidence import observing
-from lit_decom.isolation import isolated_random_state
+from lit_decom.isolation import isolated_random_state, rewound_generators
 from lit_decom.probe import NoImagesError, Probe, Unpack, normalisation_of
 from lit_decom.probe.loaders import names_beside, owners_of
 from lit_decom.process import Process
@@ -54,7 +54,7 @@ def read_probe(
             with _as_in_validation(trainer, pl_module):
                 find = eight_bit.unpacking(pl_module, unpack)
                 transfer = _Transfer(trainer, pl_module, place)
-                names = names_beside(loader, getattr(trainer, "datamodule", None))
+                names = names_beside(loader, _datamodule(trainer))
                 probe = Probe.from_loader(loader, n, seed, unpack=find, transfer=transfer, **names)
         except NoImagesError as error:
             nothing.append(_said(loader, error))
@@ -84,7 +84,7 @@ class _Transfer:
 
 def _with_normalisation(probe: Probe, loader: Any, trainer: pl.Trainer, eight_bit: EightBit) -> Probe:
     found = eight_bit.normalisation(probe.images.shape[1])
-    for owner in owners_of(loader, getattr(trainer, "datamodule", None)):
+    for owner in owners_of(loader, _datamodule(trainer)):
         found = normalisation_of(owner, probe.images) if found is None else found
     return probe if found is None else replace(probe, mean=found[0], std=found[1])
 
@@ -123,10 +123,14 @@ def _as_in_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Ite
         if trainer.training:
             # Of whichever Lightning the Trainer is.
             trainer.state.stage = type(stage).VALIDATING  # type: ignore[union-attr]
-        with observing(pl_module), torch.no_grad():
+        with observing(pl_module), rewound_generators(_datamodule(trainer)), torch.no_grad():
             yield
     finally:
         trainer.state.stage = stage
+
+
+def _datamodule(trainer: pl.Trainer) -> Any:
+    return getattr(trainer, "datamodule", None)
 
 
 def _loaders(trainer: pl.Trainer) -> list[Any]:
@@ -137,7 +141,7 @@ def _loaders(trainer: pl.Trainer) -> list[Any]:
         found = trainer.val_dataloaders
         if found is None:
             # No validation in the first epoch: Lightning has not asked for the loader yet.
-            with isolated_random_state():
+            with isolated_random_state(), rewound_generators(_datamodule(trainer), trainer.lightning_module):
                 found = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()  # noqa: SLF001
     else:
         found = trainer.train_dataloader

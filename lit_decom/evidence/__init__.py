@@ -4,6 +4,7 @@ from lit_decom.evidence.altered import score_gradients
 from lit_decom.evidence.capture import Capture, capture
 from lit_decom.evidence.differentiable import differentiable_evidence, differentiable_map
 from lit_decom.evidence.fingerprint import Fingerprint, ModelChangedError, fingerprint, refuse_changes
+from lit_decom.evidence.isolated import Isolation, isolated
 from lit_decom.evidence.jacobian import class_gradients, combined_gradients
 from lit_decom.evidence.layers import TargetLayer, TargetLayerError, resolve_layer
 from lit_decom.evidence.network import Forward, ForwardError, ScoreDtype
@@ -17,6 +18,7 @@ __all__ = [
     "Fingerprint",
     "Forward",
     "ForwardError",
+    "Isolation",
     "ModelChangedError",
     "Room",
     "ScoreDtype",
@@ -31,6 +33,7 @@ __all__ = [
     "differentiable_map",
     "find_target_layer",
     "fingerprint",
+    "isolated",
     "observing",
     "refuse_changes",
     "resolve_layer",

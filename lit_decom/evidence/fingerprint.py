@@ -1,12 +1,19 @@
 """Telling whether a model is still what it was: the check that looking at it changed nothing."""
 
+import pickle
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lit_decom.evidence.attributes import Note, noted, same_numbers
+from lit_decom.evidence.isolated import COPY_INSTEAD
 
 
 class ModelChangedError(ValueError):
@@ -15,9 +22,14 @@ class ModelChangedError(ValueError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Parameter:
-    """One place that holds a parameter: which objects stand there, and how often the numbers were written to."""
+    """One place that holds a parameter: which objects stand there, how often the numbers were written to, and these.
+
+    Attributes:
+        content: a copy of the numbers, on the CPU: on an accelerator there may be no room for it.
+    """
 
     tensor: Tensor | None
+    content: Tensor | None
     requires_grad: bool
     version: int
     grad: Tensor | None
@@ -41,10 +53,12 @@ class Fingerprint:
     """What a model was when :func:`fingerprint` was called.
 
     Two models with equal numbers are not the same to an optimizer: it holds the objects that it was given. So
-    parameters, gradients, buffers, submodules and hooks are compared by identity, and buffers by content as well.
+    parameters, gradients, buffers, submodules, hooks and attributes are compared by identity; parameters, buffers and
+    what else the network keeps, by content as well.
     """
 
     _modules: dict[str, _Module]
+    _notes: list[tuple[str, str, Note]]
 
     def differences(self, model: nn.Module) -> list[str]:
         """Say what has changed since, one sentence for each change.
@@ -61,16 +75,22 @@ class Fingerprint:
         found += [f"submodule {_shown(path)} is new." for path in now if path not in self._modules]
         for path, before in self._modules.items():
             if path in now:
-                found += _module_differences(path, before, now[path])
+                found += _module_differences(path, before, now[path]) or self._attributes_changed(path)
         return found
+
+    def _attributes_changed(self, path: str) -> list[str]:
+        changed = dict.fromkeys(name for place, name, note in self._notes if place == path and note.changed())
+        return [
+            f"{_joined(path, name) if name else f'an attribute of {_shown(path)}'} has changed." for name in changed
+        ]
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
     """Note everything about a model that looking at it must leave as it is.
 
     Every place that holds a parameter (the object, its ``requires_grad``, its ``.grad``, and whether either was written
-    to), every buffer (the object and a copy of its content), every submodule, its training mode and its hooks. A write
-    that bypasses torch's count of writes, such as through ``parameter.data``, goes unnoticed.
+    to, and a copy of its content), every buffer (the object and a copy of its content), every submodule, its training
+    mode and its hooks; and what else it keeps, as :func:`lit_decom.evidence.attributes.noted` finds it.
 
     Args:
         model: the model.
@@ -78,7 +98,7 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     Returns:
         The fingerprint; it keeps the model's parameters alive.
     """
-    return Fingerprint(_modules(model, content=True))
+    return Fingerprint(_modules(model, content=True), list(noted(model)))
 
 
 @contextmanager
@@ -92,16 +112,26 @@ def refuse_changes(model: nn.Module) -> Iterator[None]:
         ModelChangedError: if anything that :func:`fingerprint` notes has changed; an exception of the block itself goes
             first.
     """
-    before = fingerprint(model)
+    before, random_states = fingerprint(model), _random_states()
     yield
-    if found := before.differences(model):
+    found = before.differences(model)
+    found += ["a global random generator has been drawn from."] if _random_states() != random_states else []
+    if found:
         more = f"\n  ... and {len(found) - 10} more" if len(found) > 10 else ""
         raise ModelChangedError(
             f"Expected {type(model).__name__} to be the same after it was looked at, but got another one:\n  "
             + "\n  ".join(found[:10])
             + f"{more}\nTraining would go on with the changed model. If its forward changes what is named above, let "
-            "it do so only `if self.training:`; if not, this is a fault of lit-decom, please report it."
+            f"it do so only `if self.training:`, or {COPY_INSTEAD}. If it does not, this is a fault of lit-decom, "
+            "please report it."
         )
+
+
+def _random_states() -> bytes:
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if in_use else ())]
+    numpy_state = np.random.get_state()  # noqa: NPY002 -- the global one is meant
+    return pickle.dumps((random.getstate(), numpy_state, [state.numpy().tobytes() for state in states]))
 
 
 def _modules(model: nn.Module, *, content: bool) -> dict[str, _Module]:
@@ -109,7 +139,7 @@ def _modules(model: nn.Module, *, content: bool) -> dict[str, _Module]:
         path: _Module(
             module=module,
             training=module.training,
-            parameters={name: _parameter(tensor) for name, tensor in module._parameters.items()},  # noqa: SLF001
+            parameters={name: _parameter(tensor, content) for name, tensor in module._parameters.items()},  # noqa: SLF001
             buffers={
                 name: (tensor, tensor.detach().clone() if content and tensor is not None else None)
                 for name, tensor in module._buffers.items()  # noqa: SLF001
@@ -126,17 +156,27 @@ def _hooks(module: nn.Module) -> dict[str, dict[Any, Any]]:
     return {name: dict(held) for name, held in vars(module).items() if "hooks" in name and isinstance(held, dict)}
 
 
-def _parameter(tensor: Tensor | None) -> _Parameter:
+def _parameter(tensor: Tensor | None, content: bool) -> _Parameter:
     if tensor is None:
-        return _Parameter(None, requires_grad=False, version=0, grad=None, grad_version=0)
+        return _Parameter(None, None, requires_grad=False, version=0, grad=None, grad_version=0)
+    copied = tensor.detach().cpu().clone() if content and _has_content(tensor) else None
     # Asking a tensor that is no leaf for its `.grad` warns, and it has none.
     grad = tensor.grad if tensor.is_leaf else None
-    return _Parameter(tensor, tensor.requires_grad, _version(tensor), grad, 0 if grad is None else _version(grad))
+    grad_version = 0 if grad is None else _version(grad)
+    return _Parameter(tensor, copied, tensor.requires_grad, _version(tensor), grad, grad_version)
+
+
+def _is(tensor: Tensor, content: Tensor) -> bool:
+    return same_numbers(tensor.detach().cpu(), content)
+
+
+def _has_content(tensor: Tensor) -> bool:
+    return type(tensor) in {Tensor, nn.Parameter} and tensor.device.type != "meta" and not tensor.is_sparse
 
 
 def _version(tensor: Tensor) -> int:
-    # Of a tensor made in inference mode nobody counts the writes.
-    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001
+    # Of a tensor made in inference mode nobody counts the writes, and a lazy one has no numbers yet.
+    return 0 if is_lazy(tensor) or tensor.is_inference() else tensor._version  # noqa: SLF001
 
 
 def _module_differences(path: str, before: _Module, now: _Module) -> list[str]:
@@ -175,6 +215,8 @@ def _parameter_differences(place: str, before: _Parameter | None, now: _Paramete
         )
     if now.version != before.version:
         found.append(f"parameter {place} was written to.")
+    elif now.tensor is not None and not (before.content is None or _is(now.tensor, before.content)):
+        found.append(f"parameter {place} holds other numbers, though torch counted no write.")
     if now.grad is not before.grad:
         found.append(f"parameter {place} has another `.grad`.")
     elif now.grad_version != before.grad_version:
@@ -191,16 +233,9 @@ def _buffer_differences(
         return [f"buffer {place} is {'new' if before is None else 'gone'}."]
     if now[0] is not before[0]:
         return [f"buffer {place} is another object."]
-    if now[0] is not None and before[1] is not None and not _equal(now[0], before[1]):
+    if now[0] is not None and before[1] is not None and not same_numbers(now[0], before[1]):
         return [f"buffer {place} holds other numbers."]
     return []
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    # A NaN that was there before is no change.
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _names(before: dict[Any, Any], now: dict[Any, Any]) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_decom.evidence.isolated import COPY_INSTEAD, is_copy
 from lit_decom.evidence.layers import TargetLayerError, resolve_submodule
 from lit_decom.evidence.room import is_out_of_memory
 from lit_decom.evidence.substitution import Slot, slots, substituted
@@ -51,6 +52,7 @@ class Network:
         self._buffers = [(slot, buffer) for slot, buffer in slots(model, "_buffers") if _usable(buffer) is not buffer]
         self._versions = [_version(parameter) for _, parameter in self._parameters]
         self._weights: dict[ScoreDtype, dict[Tensor, Tensor]] = {}  # by the parameter; a tensor's hash is its identity
+        self._is_copy = is_copy(model)
         _keep_freed_memory()
 
     def __call__(self, images: Tensor, dtype: ScoreDtype = "float32") -> Tensor:
@@ -100,6 +102,8 @@ class Network:
         if dtype not in self._weights:
             self._weights[dtype] = self._prepare(dtype)
         weights = self._weights[dtype]
+        if self._is_copy:  # asked for where a forward pass writes into weights: each shall find those of the network
+            weights = {parameter: weight.clone() for parameter, weight in weights.items()}
         parameters = [(slot, weights[parameter]) for slot, parameter in self._parameters]
         # Made anew each time: what a forward pass writes into a copy of a buffer shall not reach the next one.
         buffers = {buffer: _usable(buffer) for _, buffer in self._buffers}
@@ -136,7 +140,7 @@ class Network:
             if slot.tensor is not parameter or _version(parameter) != version:
                 raise RuntimeError(
                     "Expected the model's weights to be those of the capture, but they have changed since then, by a "
-                    "step of training or in a forward pass."
+                    f"step of training or in a forward pass. If a forward pass writes to them, {COPY_INSTEAD}."
                 )
 
     def _prepare(self, dtype: ScoreDtype) -> dict[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lit_decom.evidence.attributes import attributes_kept
 from lit_decom.functional.precision import full_precision
 from lit_decom.isolation import isolated_random_state
 
@@ -36,7 +37,8 @@ def observing(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(full_precision(device))
         stack.enter_context(_eager())
-        stack.enter_context(_tensors_kept(modules))
+        stack.enter_context(attributes_kept(model))
+        silence(model)
         stack.enter_context(_gradients_kept(modules))
         stack.enter_context(_in_eval_mode(modules))
         stack.enter_context(_without_checkpointing(modules))
@@ -47,25 +49,6 @@ def device_of(model: nn.Module) -> torch.device:
     """Tell where a model's first parameter is; the CPU if it has none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
-
-
-@contextmanager
-def _tensors_kept(modules: list[nn.Module]) -> Iterator[None]:
-    """Keep which tensor each module holds under which name, and what the buffers among them contain."""
-    # Not named_buffers(), which hides who owns a buffer and leaves out those that are None so far.
-    held: list[dict[str, Any]] = [d for module in modules for d in (module._parameters, module._buffers)]  # noqa: SLF001
-    owned = [dict(tensors) for tensors in held]
-    buffers = {tensor for tensors in owned[1::2] for tensor in tensors.values() if tensor is not None}
-    contents = [(buffer, buffer.detach().clone()) for buffer in buffers]
-    try:
-        yield
-    finally:
-        for now, before in zip(held, owned, strict=True):
-            _restore_names(now, before)
-        for buffer, content in contents:
-            if not torch.equal(buffer, content):
-                with torch.no_grad():
-                    buffer.copy_(content)
 
 
 @contextmanager
@@ -120,13 +103,15 @@ def _is_set(module: nn.Module, flag: str) -> bool:
     return (flag in vars(module) or hasattr(type(module), flag)) and getattr(module, flag) is True
 
 
-def _restore_names(held: dict[str, Any], tensors: dict[str, Any]) -> None:
-    if held.keys() == tensors.keys() and all(held[name] is tensor for name, tensor in tensors.items()):
-        return
-    # Not by setattr, which would run a module's own code.
-    for name in set(held) - set(tensors):
-        del held[name]
-    held.update(tensors)
+def silence(model: nn.Module) -> None:
+    """Let `log` and `log_dict` of every LightningModule in a network do nothing from now on."""
+    for module in model.modules():
+        if any(base.__name__ == "LightningModule" for base in type(module).__mro__):
+            vars(module)["log"] = vars(module)["log_dict"] = _nothing
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    pass
 
 
 def _eager() -> AbstractContextManager[Any]:

@@ -48,7 +48,7 @@ def read_dataset(
     def chosen(labels_of: Callable[[Any], list[int]]) -> list[Any]:
         return choose(candidates, n, seed, balance, labels_of, costly=known is None)
 
-    with isolated_random_state(seed), rewound_generators(dataset):
+    with isolated_random_state(seed), rewound_generators(dataset, collate_fn, unpack, transfer):
         samples = _readable(chosen, read, known, Attempts(most_scanned(n)))
         differing = [_differs(sample, read, index) for index, sample in list(samples.items())[:_READ_TWICE]]
     if any(differing):
@@ -104,7 +104,7 @@ def read_loader(
 ) -> dict[str, Any]:
     """Choose images of what a loader reads: attributes of a probe, by name. See :meth:`Probe.from_loader`."""
     _check_choice(n, balance)
-    with isolated_random_state(seed), rewound_generators(loader):
+    with isolated_random_state(seed), rewound_generators(loader, unpack, transfer):
         indices = indices_of(loader)
     if indices is None:
         return _read_first(loader, n, seed, balance, unpack=unpack, transfer=transfer)
@@ -131,7 +131,7 @@ def _read_first(
     kept: list[tuple[int, int, Sample]] = []
     turns: Counter[int] = Counter()
     attempts, seen = Attempts(most_scanned(n)), 0
-    with isolated_random_state(seed), rewound_generators(loader):
+    with isolated_random_state(seed), rewound_generators(loader, unpack, transfer):
         for samples in _batches(loader, unpack, transfer, attempts):
             for place, sample in enumerate(samples, start=seen):
                 labels = _classes(sample)

@@ -7,6 +7,7 @@ from torch import nn
 from lit_decom import capture
 from lit_decom.functional.labels import logits_of_label
 from tests.helpers.networks import (
+    CALLS,
     Answering,
     ChannelsLast,
     Faulty,
@@ -28,11 +29,10 @@ class Residual(SmallCNN):
         self.mix, self.conv1, self.conv2 = (nn.Conv2d(12, 12, 3, 1, 1) for _ in range(3))
         self.relu = nn.ReLU(inplace=True)
         self.stage1[2] = self.relu
-        self.runs = 0
         self.stage1.register_forward_hook(self.count)
 
     def count(self, *_):
-        self.runs += 1
+        CALLS[self] += 1
 
     def features(self, images):
         before = self.mix(self.relu(self.stage2(self.stage1(images)) - 0.1))
@@ -135,15 +135,14 @@ def test_what_comes_before_the_layer_runs_once_for_an_image():
     network = seeded(Residual())
     for layer in ("stage2", "conv2"):
         evidence = capture(network, layer, noise_images(3), 1, chunk_size=2)
-        altered, network.runs = altered_activations(evidence, ROWS), 0
+        altered, CALLS[network] = altered_activations(evidence, ROWS), 0
         evidence.rescore_activations(ROWS, lambda part, altered=altered: altered[part])
         # The hook of the first stage is called in the pass that keeps what it returns, and as often as that is given.
-        given = network.runs
-        ran = []
-        handle = network.stage1[0].register_forward_hook(lambda *_, ran=ran: ran.append(1))
+        given, CALLS["first"] = CALLS[network], 0
+        handle = network.stage1[0].register_forward_hook(lambda *_: CALLS.update(["first"]))
         evidence.rescore_activations(ROWS, lambda part, altered=altered: altered[part])
         handle.remove()
-        assert len(ran) == 3
+        assert CALLS["first"] == 3
         assert given == 3 + 3 + (3 + 2 + 1)
 
 
