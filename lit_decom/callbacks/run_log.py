@@ -22,7 +22,7 @@ from lit_decom.callbacks.trainer_access import Monitors, checkpoints_of, log_val
 from lit_decom.probe import Probe
 from lit_decom.process import Process
 from lit_decom.records import RunDirectory, RunDirectoryError, Snapshot
-from lit_decom.records.missing import told
+from lit_decom.records.missing import listed
 
 
 @dataclass
@@ -119,7 +119,7 @@ class RunLog:
         directory.close()
         missing = directory.missing()
         if missing:
-            self.tolerance.warn_once(("missing", len(missing)), f"has no record of {told(missing)}")
+            self.tolerance.warn_once(("missing", len(missing)), f"has no record of {listed(missing)}")
 
     def send(  # noqa: PLR0917
         self,

@@ -27,7 +27,7 @@ class Missing:
     why: str
 
 
-def told(missing: Sequence[Missing]) -> str:
+def listed(missing: Sequence[Missing]) -> str:
     """Say which they are, and why the last one is, as the rest of a sentence about what has no record of them."""
     named = [f"epoch {each.epoch} (step {each.step})" for each in missing[:_MOST_NAMED]]
     more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""

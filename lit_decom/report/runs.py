@@ -8,7 +8,7 @@ from zipfile import is_zipfile
 
 from lit_decom.probe import Probe
 from lit_decom.records import FactorNames, RecordLayoutError, RunDirectory, RunDirectoryError, Snapshot
-from lit_decom.records.missing import told
+from lit_decom.records.missing import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def read_run(path: Path) -> Run:
         )
     settings, more = _settings(directory)
     missing = directory.missing()
-    notes += [*more, f"There is no record of {told(missing)}"] if missing else more
+    notes += [*more, f"There is no record of {listed(missing)}"] if missing else more
     probe, names = _probe(directory, records[-1], notes), _factor_names(directory, notes)
     return Run(path, _name(path), settings | dict(records[-1].settings), probe, tuple(records), tuple(notes), names)
 
