@@ -223,7 +223,7 @@ class DecomCAMCallback(pl.Callback):
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # What ended the training is what shall be raised.
-        with suppress(Exception):
+        with suppress(Exception), self._tolerance.only_warning():
             self._finish(trainer)
 
     def _finish(self, trainer: pl.Trainer) -> None:

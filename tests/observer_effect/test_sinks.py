@@ -130,7 +130,7 @@ def test_a_run_directory_that_vanishes_is_made_again_and_that_is_said_once(tmp_p
     assert messages == [f"DecomCAMCallback found {folder} gone, with all records, and made it again."]
 
 
-# ----- Ctrl-C
+# ----- a training that breaks off
 
 
 class Interrupted(Tiny):
@@ -194,6 +194,30 @@ def test_ctrl_c_in_a_snapshot_keeps_whole_records_and_writes_the_report(tmp_path
     assert f"{len(whole)} snapshot" in report(folder).words or len(whole) == 1
     assert list(folder.rglob(".*")) == []
     assert not any(entry._forward_hooks or entry._forward_pre_hooks for entry in module.modules())
+
+
+class Stumble(Callback):
+    """Raises after the second epoch's snapshot."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            raise ArithmeticError("stumbled")
+
+
+def test_where_warnings_are_errors_as_in_all_tests_a_missing_record_takes_no_report_away(tmp_path, monkeypatch):
+    saves, save = itertools.count(), Snapshot.save
+
+    def full_once(record, directory):
+        if next(saves) < 1:
+            raise OSError(5, "Input/output error")
+        return save(record, directory)
+
+    monkeypatch.setattr(Snapshot, "save", full_once)
+    observer = callback(strict=False, dirpath=tmp_path / "maps", report=True)
+    with warnings.catch_warnings(record=True), pytest.raises(ArithmeticError, match="stumbled"):
+        fit(tmp_path, observer, Stumble(), max_epochs=3)
+    missing = "no record of 1 snapshot, since it was not possible to write: epoch 0 (step 3) (Input/output error)."
+    assert missing in " ".join(observer.report_path.read_text().split())
 
 
 @pytest.mark.usefixtures("ctrl_c")
