@@ -81,12 +81,16 @@ def _readable(
     while True:
         try:
             order = chosen(labels_of)
-        except ValueError as error:
-            raise (attempts.problem if attempts.failed else error) from error
+        except ValueError:
+            if not attempts.failed:
+                raise
+            order = []
         failed = len(attempts.failed)
         for index in order:
             sample = samples.get(index) or attempts.read(index, partial(read, index))
             samples |= {} if sample is None else {index: sample}
+        if not order:
+            raise attempts.problem
         if len(attempts.failed) == failed:
             attempts.warn()
             return {index: samples[index] for index in order if index in samples}
@@ -130,7 +134,7 @@ def _read_first(
     """Choose among the first samples of a pipeline, keeping at no time more than it takes."""
     kept: list[tuple[int, int, Sample]] = []
     turns: Counter[int] = Counter()
-    attempts, seen = Attempts(most_scanned(n)), 0
+    attempts, seen = Attempts(most_scanned(n), ("batch", "batches")), 0
     with isolated_random_state(seed), rewound_generators(loader, unpack, transfer):
         for samples in _batches(loader, unpack, transfer, attempts):
             for place, sample in enumerate(samples, start=seen):

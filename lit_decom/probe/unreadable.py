@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeVar
 
 _HOPELESS = 16
@@ -18,14 +19,15 @@ class Attempts:
 
     Args:
         most: how many may fail; nothing more is tried then.
+        what: they are called, one of them and several.
 
     Attributes:
         failed: names of what could not be read.
     """
 
-    def __init__(self, most: int) -> None:
-        self.failed: list[Any] = []
-        self._most, self._any_read = most, False
+    def __init__(self, most: int, what: tuple[str, str] = ("sample", "samples")) -> None:
+        self.failed: dict[Any, None] = {}
+        self._most, self._what, self._any_read = most, what, False
         self._first: Exception | None = None
 
     def read(self, name: Any, work: Callable[[], T]) -> T | None:
@@ -42,14 +44,15 @@ class Attempts:
             return None
         try:
             found = work()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- of the user's own code
             self._first = self._first or error
-            self.failed.append(name)
-            if not self._any_read and len(self.failed) >= _HOPELESS:
-                raise self.problem from error
-            return None
-        self._any_read = True
-        return found
+            self.failed[name] = None
+        else:
+            self._any_read = True
+            return found
+        if not self._any_read and len(self.failed) >= _HOPELESS:
+            raise self.problem
+        return None
 
     @property
     def spent(self) -> bool:
@@ -61,7 +64,9 @@ class Attempts:
         """What to raise where nothing could be read: the first error itself if it says what was expected."""
         if isinstance(self._first, TypeError | ValueError):
             return self._first
-        return UnreadableError(f"Expected data that can be read, but all that were tried failed: {self._said()}.")
+        problem = UnreadableError(f"Expected data that can be read, but all that were tried failed: {self._said()}.")
+        problem.__cause__ = self._first
+        return problem
 
     def warn(self) -> None:
         """Warn of what is left out, if there is anything."""
@@ -69,6 +74,7 @@ class Attempts:
             warnings.warn(f"The probe leaves out what cannot be read: {self._said()}.", stacklevel=5)
 
     def _said(self) -> str:
-        names = ", ".join(map(str, self.failed[:_MOST_NAMED])) + (", ..." if len(self.failed) > _MOST_NAMED else "")
-        what = "sample" if len(self.failed) == 1 else "samples"
+        names = ", ".join(map(str, islice(self.failed, _MOST_NAMED)))
+        names += ", ..." if len(self.failed) > _MOST_NAMED else ""
+        what = self._what[len(self.failed) > 1]
         return f"{len(self.failed)} {what} ({names}), {type(self._first).__name__}: {str(self._first).rstrip('.')}"
