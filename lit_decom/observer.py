@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_decom import keys
 from lit_decom.components import Components, FactorFindings, FollowedFactors, FollowedImages, SharedFindings
 from lit_decom.evidence import ForwardError, Isolation, isolated, refuse_changes
+from lit_decom.evidence.lazy import shaped
 from lit_decom.evidence.observing import device_of
 from lit_decom.evidence.room import is_out_of_memory
 from lit_decom.explainer import Explained, Explainer, Explanations, summary, warn_of_embeddings
@@ -76,6 +77,7 @@ class Observer:
         first = probe.select([0]).to(device_of(model))
         try:
             with refuse_changes(model), isolated(model, self.isolate) as seen:
+                seen = shaped(seen, first.images, self.explainer.forward)  # noqa: PLW2901 -- the same, or a copy
                 explainer = self.explainer.at(seen, first.images)
                 predicted = explainer.capture(seen, first, "predicted")
                 warn_of_embeddings(predicted.logits.shape[1], probe)

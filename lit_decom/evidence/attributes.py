@@ -230,10 +230,9 @@ class _Numbers:
 
     def put_back(self) -> None:
         with torch.inference_mode(self._tensor.is_inference()), torch.no_grad():
-            if self._tensor.shape == self._before.shape and self._tensor.dtype == self._before.dtype:
-                self._tensor.copy_(self._before)
-            else:  # resized, as observers of quantisation do when they see a first batch
-                self._tensor.data = self._before
+            if self._tensor.shape != self._before.shape:  # as observers of quantisation do when they see a first batch
+                self._tensor.resize_(self._before.shape)
+            self._tensor.copy_(self._before)
 
 
 class _Array:

@@ -29,7 +29,7 @@ def isolated(model: nn.Module, isolate: Isolation) -> Iterator[nn.Module]:
     Raises:
         ValueError: if the network cannot be copied.
     """
-    yield _copied(model) if isolate == "copy" else model
+    yield copied(model) if isolate == "copy" else model
 
 
 def is_copy(model: nn.Module) -> bool:
@@ -37,23 +37,24 @@ def is_copy(model: nn.Module) -> bool:
     return _MARK in vars(model)
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
+    """Copy a network as :func:`isolated` does."""
     with torch.inference_mode(mode=False):
         # What is part of a graph torch does not copy.
         results = {id(value): value.detach().clone() for _, _, value in kept_by(model) if _is_result(value)}
         try:
-            copied = deepcopy(model, memo=results)
+            other = deepcopy(model, memo=results)
         except Exception as error:
             raise ValueError(
                 f'Expected {type(model).__name__} to be one that can be copied, as `isolate="copy"` asks for, but: '
                 f"{type(error).__name__}: {error}"
             ) from error
-    for own, other in zip(model.modules(), copied.modules(), strict=True):
+    for module, its_copy in zip(model.modules(), other.modules(), strict=True):
         # Lightning copies a module without its Trainer; a forward may ask for the epoch.
-        vars(other).update({name: value for name, value in vars(own).items() if name == "_trainer"})
-    silence(copied)
-    vars(copied)[_MARK] = True
-    return copied
+        vars(its_copy).update({name: value for name, value in vars(module).items() if name == "_trainer"})
+    silence(other)
+    vars(other)[_MARK] = True
+    return other
 
 
 def _is_result(value: Any) -> bool:

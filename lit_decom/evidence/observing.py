@@ -1,12 +1,13 @@
 """Looking at a network without changing it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import checkpoint
 
 from lit_decom.evidence.attributes import attributes_kept
 from lit_decom.functional.precision import full_precision
@@ -21,9 +22,11 @@ def observing(model: nn.Module) -> Iterator[None]:
 
     Inside the block every submodule is in eval mode, gradients are on (also under ``inference_mode`` and ``no_grad``),
     autocast and TF32 are off, compiled submodules run eagerly (hooks never fire on a compiled graph), nothing is
-    checkpointed where a flag of the model decides it, and parameters start with no ``.grad``. At the end, also after an
-    exception, each submodule's own mode, parameters, ``requires_grad``, ``.grad``, buffers and all global random states
-    are as before. It may be entered again inside itself.
+    checkpointed where a flag of the model decides it or it is reentrant, `log` of a LightningModule does nothing, and
+    parameters start with no ``.grad``. At the end, also after an exception, each submodule's own mode, parameters,
+    ``requires_grad``, ``.grad``, attributes and buffers with their contents (so also what hooks and metrics have noted
+    meanwhile), all global random states and those of generators that the model holds are as before. It may be entered
+    again inside itself.
 
     Args:
         model: the network.
@@ -42,6 +45,7 @@ def observing(model: nn.Module) -> Iterator[None]:
         stack.enter_context(_gradients_kept(modules))
         stack.enter_context(_in_eval_mode(modules))
         stack.enter_context(_without_checkpointing(modules))
+        stack.enter_context(_without_reentrant_checkpointing())
         yield
 
 
@@ -96,6 +100,28 @@ def _without_checkpointing(modules: list[nn.Module]) -> Iterator[None]:
     finally:
         for module, flag in set_here:
             setattr(module, flag, True)
+
+
+class _RunOnce:
+    """Stands for the function of autograd that runs a checkpointed part twice."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def _without_reentrant_checkpointing() -> Iterator[None]:
+    """Run parts once that a forward checkpoints with ``use_reentrant=True``: gradients of single tensors need it.
+
+    That kind knows nothing but a backward pass to all leaves, and hides what is inside from it.
+    """
+    own = checkpoint.CheckpointFunction
+    try:
+        checkpoint.CheckpointFunction = _RunOnce  # type: ignore[misc, assignment]
+        yield
+    finally:
+        checkpoint.CheckpointFunction = own  # type: ignore[misc]
 
 
 def _is_set(module: nn.Module, flag: str) -> bool:

@@ -100,9 +100,7 @@ class Recorder:
             finally:
                 handle.remove()
         if self.calls != 1:
-            remedy = (
-                "Choose the block around it." if self.calls else "Is it part of the model, and of this forward pass?"
-            )
+            remedy = "Choose the block around it." if self.calls else _remedy_for_silence(self.layer.module)
             raise TargetLayerError(
                 f"Expected `target_layer` {self.layer.name!r} to run once in a forward pass, but it ran {self.calls} "
                 f"times. {remedy}"
@@ -129,6 +127,12 @@ class Recorder:
     def cut(self, tensor: Tensor) -> Tensor:
         """Make what the scores are differentiated with respect to of what the layer returned: here a leaf."""
         return widened(tensor.detach()).clone().requires_grad_()
+
+
+def _remedy_for_silence(layer: nn.Module) -> str:
+    if isinstance(layer, torch.jit.ScriptModule):
+        return "What is inside a part that is TorchScript tells nothing: choose that part, or what is around it."
+    return "Is it part of the model, and of this forward pass?"
 
 
 class RecordingKept(TorchFunctionMode):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,11 +43,13 @@ def slots(model: nn.Module, kind: str) -> list[tuple[Slot, Tensor]]:
         kind: ``"_parameters"`` or ``"_buffers"``.
 
     Returns:
-        The places that are not empty and what they hold, in the order of ``model.modules()``.
+        The places that are not empty and what they hold, in the order of ``model.modules()``; without
+        those inside parts that are TorchScript, which lets nobody exchange a tensor.
     """
     return [
         (Slot(module, kind, name), tensor)
         for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
         for name, tensor in getattr(module, kind).items()
         if tensor is not None
     ]

@@ -142,12 +142,21 @@ class Writing(Tiny):
 
 
 class Logging(Tiny):
-    """Logs in its forward, in training at every step."""
+    """Logs in its forward."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits, stage = super().forward(images), "train" if self.training else "val"
+        self.log(f"{stage}/size", logits.detach().abs().mean(), on_step=False, on_epoch=True)
+        self.log_dict({f"{stage}/least": logits.detach().min()}, on_step=False, on_epoch=True)
+        return logits
+
+
+class LoggingSteps(Tiny):
+    """Logs every step in its forward, which Lightning refuses where an epoch ends."""
 
     def forward(self, images: Tensor) -> Tensor:
         logits = super().forward(images)
-        self.log("size", logits.detach().abs().mean(), on_step=self.training, on_epoch=True)
-        self.log_dict({"least": logits.detach().min()}, on_step=False, on_epoch=True)
+        self.log("size", logits.detach().abs().mean(), on_step=True)
         return logits
 
 
@@ -251,6 +260,7 @@ SETTINGS = [
     Setting("a weight that is written", module=lambda: tiny(Writing), observer={"isolate": "copy"}),
     Setting("attributes, looked at in a copy", module=lambda: tiny(Keeping), observer={"isolate": "copy"}, state=kept),
     Setting("values that are logged in a forward", module=lambda: tiny(Logging)),
+    Setting("values that are logged in a forward at every step", module=lambda: tiny(LoggingSteps)),
     Setting("values that a copy logs in a forward", module=lambda: tiny(Logging), observer={"isolate": "copy"}),
     Setting("generators that a module holds", module=lambda: tiny(Drawing)),
     Setting("generators that a copied module holds", module=lambda: tiny(Drawing), observer={"isolate": "copy"}),
