@@ -110,7 +110,7 @@ def test_the_way_from_the_hook_to_the_core_is_short(tmp_path, monkeypatch):
 
     monkeypatch.setattr(DecomCAM, "decompose", noting)
     fit(tmp_path, callback())
-    shared = ("observe", "_observed", "share", "_explain_share")
+    shared = ("observe", "share", "_explain_share")
     as_much_as_fits = ("pieces", "over", "explained")
     assert ways[0] == ["on_validation_epoch_end", "_take_snapshot", *shared, *as_much_as_fits, "decompose"]
 

@@ -271,7 +271,7 @@ def size_of(value) -> int:
 def test_a_run_goes_on_in_a_new_directory_where_the_old_one_is_gone_or_anothers(tmp_path):
     first = callback()
     checkpoint = part(tmp_path, first, 1)
-    (first.directory.path / "run.json").write_text('{"run_id": "another"}')
+    (first.directory.path / "run.json").write_text('{"run_id": "another", "settings": {}}')
     second = callback()
     part(tmp_path, second, 2, checkpoint)
     assert second.directory.path != first.directory.path

