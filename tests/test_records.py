@@ -430,8 +430,8 @@ def test_records_after_the_step_a_run_resumes_from_are_set_aside(record, tmp_pat
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "{", '{"settings": {}}', "[]", "3", "null", "[" * 9999, "\ud800", '{"run_id": "a"}'),
-        *('{"run_id": 3, "settings": {}}', '{"run_id": "a", "settings": 3}', '{"run_id": ["a"], "settings": {}}'),
+        *("", "{", '{"settings": {}}', "[]", "3", "null", "[" * 9999, "\ud800"),
+        *('{"run_id": 3, "settings": {}}', '{"run_id": ["a"], "settings": {}}'),
     ],
 )
 def test_a_run_file_that_cannot_be_read_is_said(tmp_path, text):
@@ -439,6 +439,19 @@ def test_a_run_file_that_cannot_be_read_is_said(tmp_path, text):
     (tmp_path / "run.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(RunDirectoryError, match=r"run\.json to name a run"):
         RunDirectory(tmp_path).owner()
+    with pytest.raises(RunDirectoryError, match=r"run\.json to name a run"):
+        RunDirectory(tmp_path).begun()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [('{"run_id": "a"}', "is missing"), ('{"run_id": "a", "settings": 3}', "is int, and not dict")]
+)
+def test_settings_that_cannot_be_read_are_said_and_hide_no_owner(tmp_path, text, why):
+    opened(tmp_path)
+    (tmp_path / "run.json").write_text(text)
+    assert RunDirectory(tmp_path).owner() == "a"
+    with pytest.raises(RunDirectoryError, match=f"run\\.json to name a run, but it cannot be read: `settings` {why}"):
+        RunDirectory(tmp_path).begun()
 
 
 def test_a_probe_comes_back_with_all_that_is_known_of_it(tmp_path):

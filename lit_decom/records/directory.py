@@ -174,7 +174,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if what the run wrote of itself cannot be read.
         """
-        return str(self.begun()["run_id"]) if (self.path / _RUN_FILE).exists() else None
+        return str(self._told_at_start("run_id")["run_id"]) if (self.path / _RUN_FILE).exists() else None
 
     def begun(self) -> dict[str, Any]:
         """Read what the run wrote of itself when it began: its ``run_id`` and ``settings``.
@@ -182,11 +182,14 @@ class RunDirectory:
         Raises:
             RunDirectoryError: if there is nothing, or it cannot be read.
         """
+        return self._told_at_start("run_id", "settings")
+
+    def _told_at_start(self, *names: str) -> dict[str, Any]:
         file = self.path / _RUN_FILE
         try:
             read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            for name, kind in (("run_id", str), ("settings", dict)):
-                if not isinstance(read[name], kind):
+            for name in names:
+                if not isinstance(read[name], kind := {"run_id": str, "settings": dict}[name]):
                     raise TypeError(f"`{name}` is {type(read[name]).__name__}, and not {kind.__name__}")
         except (*_UNREADABLE, OSError) as error:
             problem = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
