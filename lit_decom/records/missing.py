@@ -32,7 +32,7 @@ def listed(missing: Sequence[Missing]) -> str:
     named = [f"epoch {each.epoch} (step {each.step})" for each in missing[:_MOST_NAMED]]
     more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
     snapshots = "1 snapshot" if len(missing) == 1 else f"{len(missing)} snapshots"
-    return f"{snapshots}, since it was not possible to write: {', '.join(named)}{more} ({missing[-1].why})."
+    return f"{snapshots}, because writing it failed ({missing[-1].why}): {', '.join(named)}{more}."
 
 
 def read_missing(file: Path) -> list[Missing]:

@@ -89,7 +89,8 @@ def test_on_a_disk_that_others_fill_one_record_more_is_kept_and_the_rest_are_nam
     assert len(messages) == 3
     assert "could not keep the picture: OSError: [Errno 28] No space left on device" in messages[0]
     assert "could not keep the record: OSError: [Errno 28] No space left on device" in messages[1]
-    missing = "of 2 snapshots, since it was not possible to write: epoch 3 (step 15), epoch 4 (step 19) (No space left"
+    failed = "because writing it failed (No space left on device)"
+    missing = f"of 2 snapshots, {failed}: epoch 3 (step 15), epoch 4 (step 19)."
     assert f"has no record {missing}" in messages[2]
     assert observer.errors == 6, "four pictures and two records"
     assert f"There is no record {missing}" in report(folder).words
@@ -111,7 +112,7 @@ def test_where_there_is_space_again_records_and_pictures_go_on(tmp_path):
         messages = said(lambda: fit(tmp_path, callback(strict=False, dirpath=folder), tidy, max_epochs=5))
     assert [record.epoch for record in RunDirectory(folder).records()] == [0, 1, 2, 4]
     assert sorted(path.name[-5:-4] for path in (folder / "pictures").iterdir()) == ["0", "4"]
-    assert "has no record of 1 snapshot, since it was not possible to write: epoch 3 (step 15)" in messages[-1]
+    assert "has no record of 1 snapshot, because writing it failed (No space left on device): epoch 3" in messages[-1]
 
 
 # ----- a run directory that vanishes
@@ -216,7 +217,7 @@ def test_where_warnings_are_errors_as_in_all_tests_a_missing_record_takes_no_rep
     observer = callback(strict=False, dirpath=tmp_path / "maps", report=True)
     with warnings.catch_warnings(record=True), pytest.raises(ArithmeticError, match="stumbled"):
         fit(tmp_path, observer, Stumble(), max_epochs=3)
-    missing = "no record of 1 snapshot, since it was not possible to write: epoch 0 (step 3) (Input/output error)."
+    missing = "no record of 1 snapshot, because writing it failed (Input/output error): epoch 0 (step 3)."
     assert missing in " ".join(observer.report_path.read_text().split())
 
 
