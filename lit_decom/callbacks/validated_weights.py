@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from lit_decom.callbacks.tolerance import Tolerance
@@ -84,7 +85,8 @@ class ValidatedWeights(pl.Callback):
 
 def _norms(model: torch.nn.Module) -> list[Tensor]:
     """A number per parameter that changes with it; an average is written where no count of writes sees it."""
-    found = [each.detach() for each in model.parameters() if each.is_floating_point() and each.dtype.itemsize > 1]
+    made = (each.detach() for each in model.parameters() if not is_lazy(each))
+    found = [each for each in made if each.is_floating_point() and each.dtype.itemsize > 1]
     return [torch.linalg.vector_norm(each, dtype=torch.promote_types(each.dtype, torch.float32)) for each in found]
 
 
