@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -133,7 +134,7 @@ class Observer:
             "strata": strata if isinstance(strata, str) else repr(strata),
             "metrics": [] if self.board is None else self.board.captions,
             "probe_digest": None if self.probe is None else self.probe.digest,
-            "lit_decom": version("lit-decom"),
+            "lit_decom": _own_version(),
             "torch": torch.__version__,
         }
 
@@ -353,6 +354,12 @@ def _refuse_labels_outside(labels: Tensor, n_classes: int) -> None:
             f"Expected the probe's `labels` to be between 0 and {n_classes - 1}, but got "
             f"{int(labels.min())} to {int(labels.max())}."
         )
+
+
+@cache
+def _own_version() -> str:
+    """This package's; looked up once, since that reads files and keeps what it finds on the path."""
+    return version("lit-decom")
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
