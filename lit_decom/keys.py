@@ -35,7 +35,7 @@ ESSENTIAL = {
         "energy_pointing_game/gap",
         "average_drop/gap",
     ),
-    "What did it cost?": ("seconds/total", "errors", "dropped/*"),
+    "What did it cost?": ("seconds/total", "memory/added", "errors", "dropped/*"),
 }
 """By the question that a person asks of a run, patterns of the keys that answer it: what trackers get by default.
 
@@ -43,6 +43,9 @@ None of them is the folder of another one, which MLflow's store of files could n
 """
 MOST_AT_ONCE = {"factor_share/*": 6}
 """Of essential patterns that may match many keys at one snapshot, how many of these are sent: the largest values."""
+
+ADDED_MEMORY = "memory/added"
+"""By how many MiB a snapshot raised the peak of a process's memory: CUDA's allocator, or what is resident on a CPU."""
 
 _SEPARATOR = "/"
 _OF_CLASS = "class_gain"
@@ -54,6 +57,7 @@ _DIRECTIONS = {
     "blank_maps": False,
     "nonfinite_images": False,
     "seconds": False,
+    "memory": False,
 }
 # Keys with a finite value at every snapshot of a network whose evidence is finite and not blank.
 _ALWAYS_THERE = frozenset(

@@ -31,13 +31,18 @@ class ClassAccuracy:
         ).cpu()
         self._counts = counts if self._counts is None else self._counts + counts
 
-    def accuracy(self, process: Process) -> Tensor | None:
-        """Give the accuracy of every class ``(N,)`` over all processes, NaN for one without images, and begin anew."""
+    def accuracy(self, process: Process, known: Tensor | None = None) -> Tensor | None:
+        """Give the accuracy of every class ``(N,)`` over all processes, NaN for one without images, and begin anew.
+
+        Args:
+            process: this one.
+            known: what holds as long as nothing has been counted, between two validations.
+        """
         # Forgotten in any case: a snapshot that fails leaves nothing to the next one.
         mine, self._counts = self._counts, None
         counts = [counts for counts in process.gather(mine) if counts is not None]
         if not counts:
-            return None
+            return known
         right, total = torch.stack(counts).sum(dim=0).unbind()
         return right / total
 

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from lit_decom.callbacks.budget import Schedule
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
 from lit_decom.callbacks.eight_bit import EightBit
 from lit_decom.callbacks.options import Execution, Log
@@ -74,14 +75,14 @@ class DecomCAMCallback(pl.Callback):
             explains one layer throughout: a resumed training, ``validate`` and ``test`` take it from there.
         target: the class explained: ``"label"``, ``"predicted"``, ``"contrast"`` (the two largest logits), one class
             for all, or a callable from logits ``(n, N)`` and labels ``(n,)`` to scores ``(n,)``.
-        every_n_epochs: takes a snapshot in every n-th epoch.
+        every_n_epochs: takes a snapshot in every n-th epoch; ``run`` has more: within epochs, and within a budget.
         forward: how the module is asked, where its own forward does not take images and return logits: a callable
             ``(pl_module, images) -> output``, or the name of a submodule to be called on the images, such as
             ``"model"``. The logits are the output itself, or its attribute or key ``logits``.
         scores: what is scored, on which images apart, beside which baselines.
         components: which components are followed beside those of every image.
         log: what goes to the trackers.
-        run: how the work is done, and how data are read.
+        run: how the work is done, what it may cost, and how data are read.
         report: whether the run is written as one HTML page at the end of ``fit``.
         dirpath: the run directory; by default the logger's own for this run.
         prefix: of all keys, and the name of the run directory in the logger's; give two callbacks on one Trainer
@@ -143,6 +144,7 @@ class DecomCAMCallback(pl.Callback):
         self.last_snapshot: Snapshot | None = None
         self._run_id = uuid.uuid4().hex
         self._resumed: dict[str, Any] = {}
+        self.schedule = Schedule(self.every_n_epochs, self.run)
         self._class_accuracy = ClassAccuracy()
         self._eight_bit = EightBit(self.explainer.forward, self.run.isolate)
         self._tolerance = Tolerance(strict=self.strict)
@@ -173,7 +175,7 @@ class DecomCAMCallback(pl.Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         refuse_sharded(trainer)
-        Monitors(trainer, self.prefix).refuse_fragile(self.scoring.always_there, every_epoch=self.every_n_epochs == 1)
+        Monitors(trainer, self.prefix).refuse_fragile(self.scoring.always_there, every_epoch=self.schedule.is_regular)
         self._probe_loader: int | None = None  # each stage has loaders of its own
         if stage == "fit" and trainer.global_step == 0:
             self._begin()
@@ -185,18 +187,32 @@ class DecomCAMCallback(pl.Callback):
         self._prepare(trainer, pl_module)
         with self._tolerance.forgiving("describe the run"):
             self.run_log.introduce(trainer, self._known_probe(), self._settings())
+        self.schedule.begin(trainer)
         if (awaited := self._resumed.pop("awaited", None)) is not None:
             with self._validated.in_place(trainer, pl_module):
                 self._take_snapshot(trainer, pl_module, awaited=tuple(awaited))
 
     def _settings(self) -> dict[str, Any]:
-        return run_settings(
+        return self.schedule.settings | run_settings(
             self.observer.explainer,
             self.scoring,
             self.components,
             self._known_probe(),
             every_n_epochs=self.every_n_epochs,
         )
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Strata by class accuracy are those of the last validation.
+        able = not self.scoring.needs_class_accuracy or self.observer.class_accuracy is not None
+        if self.schedule.is_due_after_batch(trainer, able=able):
+            self._take_snapshot(trainer, pl_module, after="batch")
+
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.schedule.decide(trainer)
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -211,10 +227,12 @@ class DecomCAMCallback(pl.Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not has_validation(trainer):
-            self._take_snapshot(trainer, pl_module, after_training_epoch=True)
+            self.schedule.decide(trainer)
+            self._take_snapshot(trainer, pl_module, after="epoch")
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.schedule.end()
         with self._tolerance.forgiving("finish the run"):
             if self.last_snapshot is None:
                 self.run_log.warn_of_none(trainer, self.every_n_epochs)
@@ -252,7 +270,8 @@ class DecomCAMCallback(pl.Callback):
         of_probe = self._probe_loader in {None, dataloader_idx}
         counting = self.scoring.needs_class_accuracy and of_probe and not trainer.sanity_checking
         if counting and self._is_due(trainer):
-            with self._tolerance.forgiving("count right and wrong answers"), suppress(NoImagesError):
+            forgiving = self._tolerance.forgiving("count right and wrong answers")
+            with self.schedule.spending(trainer, pl_module.device), forgiving, suppress(NoImagesError):
                 unpack = self._eight_bit.unpacking(pl_module, self.run.unpack)
                 with isolated(pl_module, self.run.isolate) as seen:
                     self._class_accuracy.count(seen, batch, unpack, self.explainer.forward)
@@ -260,7 +279,7 @@ class DecomCAMCallback(pl.Callback):
                 self._probe_loader = dataloader_idx
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
-        return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return trainer.state.fn != "fit" or self.schedule.is_due(trainer)
 
     def _moment(self, trainer: pl.Trainer, *, after_training_epoch: bool) -> tuple[int, int]:
         """Epoch and step of a snapshot that is taken now."""
@@ -313,7 +332,7 @@ class DecomCAMCallback(pl.Callback):
         before = self._resumed.get("directory") if self.directory is None else self.directory.path
         path = self.dirpath or own_directory(before, self._run_id, self._tolerance)
         path = path or run_directory(trainer, self.prefix, self._tolerance)
-        settings = self.observer.settings | {"every_n_epochs": self.every_n_epochs}
+        settings = self.observer.settings | self.schedule.settings
         # What came after the last snapshot that the checkpoint knows of is no part of this run any more.
         reached = None if not self._resumed else -1 if self.run_log.last_step is None else self.run_log.last_step
         self.directory = self.run_log.directory = opened_directory(
@@ -331,23 +350,29 @@ class DecomCAMCallback(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        *,
-        after_training_epoch: bool = False,
+        after: str = "validation",
         awaited: tuple[int, int] | None = None,
     ) -> None:
         """Explain the probe if it is time to, keep what was found, and log it."""
-        if awaited is None and not self._is_due(trainer):
-            with self._tolerance.forgiving("withdraw its values"):
-                Monitors(trainer, self.prefix).withdraw(set())
+        epoch, step = awaited or self._moment(trainer, after_training_epoch=after == "epoch")
+        if awaited is None and after != "batch" and not self._is_due(trainer):
+            known = self.last_snapshot
+            if known is None or (known.epoch, known.step) != (epoch, step):
+                with self._tolerance.forgiving("withdraw its values"):
+                    Monitors(trainer, self.prefix).withdraw(set())
             return
-        epoch, step = awaited or self._moment(trainer, after_training_epoch=after_training_epoch)
         if trainer.state.fn == "fit" and self.log_options.artifacts == "all":
             self.run_log.store(trainer, self.last_snapshot, self.directory)
         process, numbers, explained_at = this_process(trainer), dict[str, float](), monotonic()
-        forgiving, together = self._tolerance.forgiving, process.together
-        with self._observer_for(trainer, pl_module) as observer, forgiving("explain the probe"), together():
+        forgiving, together, spending = self._tolerance.forgiving, process.together, self.schedule.spending
+        with (
+            spending(trainer, pl_module.device),
+            self._observer_for(trainer, pl_module) as observer,
+            forgiving("explain the probe"),
+            together(),
+        ):
             if self.scoring.needs_class_accuracy:
-                counted = self._class_accuracy.accuracy(process)
+                counted = self._class_accuracy.accuracy(process, observer.class_accuracy)
                 # What no validation has counted is unknown.
                 observer.class_accuracy = torch.tensor(torch.nan) if awaited else counted
             with self._tolerance.showing(self._progress(trainer)) as advance:
@@ -360,7 +385,8 @@ class DecomCAMCallback(pl.Callback):
             numbers = process.gather(noted)[0]  # checkpoints are chosen by them: the very same everywhere
             directory = self.directory if self._keeps_records(trainer) else None
             self.run_log.keep(trainer, self.last_snapshot, self._known_probe(), directory)
-        with forgiving("log its values"), together():
+        self.run_log.added_memory = self.schedule.added_memory
+        with spending(trainer, pl_module.device), forgiving("log its values"), together():
             self.run_log.send(trainer, pl_module, numbers, (epoch, step), self.observer.directions, process)
         self.run_log.report_seconds = monotonic() - explained_at
 
@@ -407,6 +433,7 @@ class DecomCAMCallback(pl.Callback):
             "probe_digest": self.probe.digest,
             "probe_ids": list(self.probe.ids),
             "observer": self.observer.state_dict(),
+            "schedule": self.schedule.state_dict(),
             **self.run_log.state_dict(),
         }
 
@@ -427,4 +454,5 @@ class DecomCAMCallback(pl.Callback):
             self._layer = state_dict.get("target_layer")
             self.observer.explainer = self._explainer_of_run()
             self.run_log.load_state_dict(state_dict)
+            self.schedule.load_state_dict(state_dict.get("schedule", {"spent": 0.0, "elapsed": 0.0, "expected": 0.0}))
             self.observer.load_state_dict(state_dict["observer"])

@@ -67,7 +67,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the work is done, and how the user's data are read.
+    """How the work is done, what it may cost, and how the user's data are read.
 
     Attributes:
         batch_size: probe images explained at once; with the layer's size it sets the memory needed.
@@ -79,6 +79,12 @@ class Execution:
         isolate: what is explained: the network itself (``"in_place"``), whose attributes, buffers, metrics and random
             generators are put back, or at each snapshot a copy of it (``"copy"``), which takes time and memory. The
             first refuses, before the first step, a network whose forward pass changes what cannot be put back.
+        every_n_steps: takes a snapshot after every n-th step of the training, too, within epochs and beside those at
+            validations: of the weights that training goes on with, under the step that trackers have for that batch.
+        max_overhead: what all snapshots together may take, as a fraction of the time that training takes without them.
+            Those that there is no room for are left out, whole; the first one is always taken. 0.02 slows a training
+            down by two percent.
+        max_seconds: what all snapshots of the run may take.
 
     Raises:
         ValueError: if a number is out of range or ``isolate`` is unknown.
@@ -89,11 +95,18 @@ class Execution:
     seed: int = 0
     unpack: Unpack | None = None
     isolate: Isolation = "in_place"
+    every_n_steps: int | None = None
+    max_overhead: float | None = None
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk_size"):
+        for name in ("batch_size", "chunk_size", "every_n_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, but got {value}.")
         if self.isolate not in get_args(Isolation):
             raise ValueError(f"Expected `isolate` to be 'in_place' or 'copy', but got {self.isolate!r}.")
+        for name in ("max_overhead", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"Expected `{name}` to be above 0, but got {value}.")

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_decom.callbacks.tolerance import Tolerance
-from lit_decom.callbacks.trainer_access import has_validation, logged_step
+from lit_decom.callbacks.trainer_access import ends_after_batch, logged_step
 from lit_decom.components import Components
 from lit_decom.evidence import resolve_layer
 from lit_decom.explainer import Explainer
@@ -101,16 +101,11 @@ def awaited_moment(trainer: pl.Trainer) -> tuple[int, int] | None:
     Returns:
         Epoch and step of that snapshot; None where the batch has had its snapshot, or gets none.
     """
-    loop = trainer.fit_loop.epoch_loop
-    batches: Any = loop.batch_progress.total
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
     if not batches.completed < batches.processed == batches.ready:
         return None
-    if has_validation(trainer):
-        fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001
-        due = fetcher is not None and loop._should_check_val_fx(fetcher)  # noqa: SLF001 -- what Lightning asks next
-    else:
-        due = loop._num_ready_batches_reached()  # noqa: SLF001
-    return (trainer.current_epoch, logged_step(trainer, after_training_epoch=False)) if due else None
+    is_due = ends_after_batch(trainer)
+    return (trainer.current_epoch, logged_step(trainer, after_training_epoch=False)) if is_due else None
 
 
 def made_up(snapshot: Snapshot, directory: RunDirectory | None) -> Snapshot:

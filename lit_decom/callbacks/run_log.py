@@ -38,6 +38,7 @@ class RunLog:
         last_step: of the training's last snapshot; None before the first.
         dropped: how often each metric was left out.
         report_seconds: what the last report took; None before the first.
+        added_memory: MiB that the snapshot raised this process's peak by; None where nobody knows.
     """
 
     prefix: str
@@ -48,6 +49,7 @@ class RunLog:
     last_step: int | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     report_seconds: float | None = None
+    added_memory: float | None = None
     _peaks: Tensor | None = None
     _described: set[str] = field(default_factory=set)
     _knowing: set[str] = field(default_factory=set)
@@ -141,13 +143,16 @@ class RunLog:
             process: this one among those of the Trainer.
         """
         monitors, total = Monitors(trainer, self.prefix), keys.seconds_key("total")
-        shown = self.shown.shown({**numbers, "errors": 0.0, total: 0.0}) | monitors.monitored
+        shown = self.shown.shown({**numbers, "errors": 0.0, total: 0.0, keys.ADDED_MEMORY: 0.0}) | monitors.monitored
         if trainer.state.fn == "fit" and trainer.is_global_zero:
             with self.tolerance.forgiving("describe the values"):
                 self._reporter(trainer).describe(sorted(shown), directions, self._described)
         # Only the first process reports: what failed, and what the report before this one cost, the others learn here.
-        errors, seconds = process.gather((self.tolerance.errors, self.report_seconds))[0]
+        everyone = process.gather((self.tolerance.errors, self.report_seconds, self.added_memory))
+        errors, seconds, _ = everyone[0]
         numbers = numbers | {"errors": float(errors)}
+        added = [mebibytes for *_, mebibytes in everyone if mebibytes is not None]
+        numbers |= {keys.ADDED_MEMORY: max(added)} if added else {}
         numbers |= {} if seconds is None else {keys.seconds_key("report"): seconds}
         costs = keys.seconds_of(numbers)
         numbers |= {total: sum(costs.values())} if costs else {}

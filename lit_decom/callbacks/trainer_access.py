@@ -39,6 +39,14 @@ def has_validation(trainer: pl.Trainer) -> bool:
     return bool(trainer.enable_validation)
 
 
+def ends_after_batch(trainer: pl.Trainer) -> bool:
+    """Whether the training batch that ends now is followed by a validation or, where there is none, ends its epoch."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher  # noqa: SLF001
+    if has_validation(trainer):
+        return fetcher is not None and loop._should_check_val_fx(fetcher)  # noqa: SLF001 -- what Lightning asks next
+    return loop._num_ready_batches_reached()  # noqa: SLF001
+
+
 def logged_step(trainer: pl.Trainer, *, after_training_epoch: bool) -> int:
     """The step under which Lightning logs scalars of the running epoch-end hook, so that pictures stand beside them."""
     stepped = trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001 -- what the logger connector itself uses
@@ -147,8 +155,11 @@ class Monitors:
 def module_values(trainer: pl.Trainer, prefix: str) -> dict[str, float]:
     """Give what has been logged in this validation (without one, in this training epoch) but by a callback of `prefix`.
 
-    ``trainer.callback_metrics`` will not do: beside these, it has values of the epoch before.
+    ``trainer.callback_metrics`` will not do: beside these, it has values of the epoch before. Within an epoch there is
+    nothing, since what is logged there may be of a single batch.
     """
+    if trainer._logger_connector._first_loop_iter is not None:  # noqa: SLF001
+        return {}
     values = trainer._logger_connector.metrics["callback"]  # noqa: SLF001
     return {name: float(value) for name, value in values.items() if keys.without_prefix(prefix, name) is None}
 

@@ -27,7 +27,7 @@ class ValidatedWeights(pl.Callback):
     not used. So where the weights are other ones than before the validation, the snapshot does not wait for its turn.
 
     Attributes:
-        averaged: whether the weights of the last validation were not those of the training.
+        averaged: whether the weights of the validation that ends now are not those of the training.
     """
 
     def __init__(self) -> None:
@@ -62,6 +62,11 @@ class ValidatedWeights(pl.Callback):
         if self.averaged:
             self._explain(trainer, pl_module)
 
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A snapshot within the epoch is of the weights that training goes on with.
+        self.averaged = False
+
     @contextmanager
     def in_place(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
         """Put the averages of Lightning's callbacks in place, as a validation would, where one is not run again."""
@@ -72,6 +77,7 @@ class ValidatedWeights(pl.Callback):
                 stack.callback(each.on_validation_epoch_end, trainer, pl_module)
                 self.averaged = True
             yield
+        self.averaged = False
 
     def kind(self, trainer: pl.Trainer) -> str:
         """Name the weights of a snapshot that is taken now: ``"averaged"`` or ``"raw"``."""

@@ -23,4 +23,18 @@ SETTINGS = [
         observer={"metrics": "default"},
         warns=["There was not enough memory .* at most 2 go through the network together"],
     ),
+    Setting("a snapshot after every third step", observer={"every_n_steps": 3}, snapshots=6),
+    Setting(
+        "a snapshot after every step of an accumulation",
+        observer={"every_n_steps": 1},
+        trainer={"accumulate_grad_batches": 3},
+        snapshots=6,
+    ),
+    Setting(
+        "a snapshot after every third step, without validation",
+        observer={"every_n_steps": 3},
+        trainer={"limit_val_batches": 0},
+        snapshots=6,
+    ),
+    Setting("no time but for the first snapshot", observer={"max_overhead": 1e-4, "every_n_steps": 3}, snapshots=1),
 ]
