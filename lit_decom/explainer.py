@@ -79,6 +79,12 @@ class Explainer:
         layer = find_target_layer(model, self.target_layer, images, forward=self.forward)
         return replace(self, target_layer=layer.name)
 
+    def by(self, method: ComponentMethod) -> "Explainer":
+        """Explain by another method, and go on knowing how many images fit in memory."""
+        other = replace(self, method=method)
+        other._room.learn_from(self._room)  # noqa: SLF001 -- one of its kind
+        return other
+
     def capture(self, model: nn.Module, piece: Probe, targets: Targets | None = None) -> Capture:
         """Run the network once forward and once backward, as far as the layer.
 

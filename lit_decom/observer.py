@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from lit_decom import keys
 from lit_decom.components import Components, FactorFindings, FollowedFactors, FollowedImages, SharedFindings
-from lit_decom.evidence import ForwardError, Isolation, isolated, refuse_changes
+from lit_decom.evidence import ForwardError, Isolation, ScoreDtype, isolated, refuse_changes
 from lit_decom.evidence.lazy import shaped
 from lit_decom.evidence.observing import device_of
 from lit_decom.evidence.room import is_out_of_memory
 from lit_decom.explainer import Explained, Explainer, Explanations, summary, warn_of_embeddings
 from lit_decom.methods.base import CAM
+from lit_decom.methods.decom_cam import DecomCAM
+from lit_decom.methods.precision import chosen_score_dtype, has_bfloat16_units
 from lit_decom.probe import Probe
 from lit_decom.process import Process, Stopwatch
 from lit_decom.records import Snapshot
@@ -53,6 +55,7 @@ class Observer:
         self.images = FollowedImages(by_target=explainer.target in ("predicted", "contrast"))
         self.shared = components.new(explainer.method)
         self.class_accuracy: Tensor | None = None
+        self.score_dtype: ScoreDtype | None = None  # the one chosen, where the method leaves the choice
         self.n_snapshots = 0
         self.probe: Probe | None = None
         self.board: Scoreboard | None = None
@@ -133,6 +136,7 @@ class Observer:
         return self.explainer.settings | {
             "strata": strata if isinstance(strata, str) else repr(strata),
             "metrics": [] if self.board is None else self.board.captions,
+            **({} if self.score_dtype is None else {"score_dtype": self.score_dtype}),
             "probe_digest": None if self.probe is None else self.probe.digest,
             "lit_decom": _own_version(),
             "torch": torch.__version__,
@@ -178,6 +182,9 @@ class Observer:
         with torch.inference_mode(mode=False), torch.no_grad(), all_or_nothing, process.together(), seeing as seen:
             # Counted here, since two validations may fall between two optimizer steps.
             self.n_snapshots += 1
+            if self._may_choose:
+                with watch.measuring("explain"):
+                    self._score_in(process.share(self._chosen_dtype, seen, process)[0])
             everyone = process.share(self._explain_share, seen, epoch, process, advance, watch)
             shares = [share for share in everyone if share is not None]
             explanations = Explanations.interleaved([share.explanations for share in shares])
@@ -210,6 +217,28 @@ class Observer:
                 **({} if shared is None else shared.fields()),
                 **_class_fields(explanations),
             )
+
+    @property
+    def _may_choose(self) -> bool:
+        """Whether the method leaves it to the first snapshot how exactly components are scored."""
+        method = self.explainer.method
+        return isinstance(method, DecomCAM) and method.score_dtype == "auto"
+
+    def _chosen_dtype(self, model: nn.Module, process: Process) -> ScoreDtype | None:
+        """What the first process chooses for all, by its first images; None in the others."""
+        method = self.explainer.method
+        if process.rank or not isinstance(method, DecomCAM):
+            return None
+        if not has_bfloat16_units(device_of(model)):
+            return "float32"
+        first = next(self.explainer.pieces(model, self._known_probe()))
+        return chosen_score_dtype(method, first.capture, first.decomposition)
+
+    def _score_in(self, dtype: ScoreDtype | None) -> None:
+        """Score components as exactly as was chosen, from now on."""
+        if dtype is not None and isinstance(self.explainer.method, DecomCAM):
+            self.score_dtype = dtype
+            self.explainer = self.explainer.by(replace(self.explainer.method, score_dtype=dtype))
 
     @contextmanager
     def _remembering_all_or_nothing(self) -> Iterator[None]:
@@ -318,6 +347,7 @@ class Observer:
         board = self._board_state()
         state = {"n_snapshots": self.n_snapshots, "tracker": self.images.state_dict()}
         state |= {} if self.shared is None else {"shared": self.shared.state_dict()}
+        state |= {} if self.score_dtype is None else {"score_dtype": self.score_dtype}
         return state if board is None else state | {"board": board}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -325,6 +355,8 @@ class Observer:
         self.n_snapshots = state["n_snapshots"]
         self.images.load_state_dict(state["tracker"])
         self._restored = dict(state)
+        if self._may_choose:
+            self._score_in(state.get("score_dtype"))
         if self.shared is not None and "shared" in state:
             self.shared.load_state_dict(state["shared"])
         if self.board is not None and "board" in state:

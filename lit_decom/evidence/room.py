@@ -32,6 +32,10 @@ class Room:
         self.fits: int | None = None
         self._is_said = False
 
+    def learn_from(self, other: "Room") -> None:
+        """Take over what another one has learnt, and whether it has said so."""
+        self.fits, self._is_said = other.fits, other._is_said  # noqa: SLF001 -- one of its kind
+
     def at_most(self, size: int) -> int:
         """Give the number of images that go through at once where ``size`` are asked for."""
         return size if self.fits is None else min(size, self.fits)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_decom.evidence import Capture, ScoreDtype, observing
+from lit_decom.evidence import Capture, observing
 from lit_decom.functional.base import check_option
 from lit_decom.functional.cam import ChannelWeight, channel_weights
 from lit_decom.functional.decomposition import (
@@ -25,11 +25,12 @@ from lit_decom.functional.factorisation import FACTORISERS, takes
 from lit_decom.functional.image import Blend, blend, gaussian_blur, min_max_normalize, upsample
 from lit_decom.methods.base import ComponentMethod, finite_images, register
 from lit_decom.methods.decomposition import Decomposition
+from lit_decom.methods.precision import ChosenScoreDtype, has_bfloat16_units
 from lit_decom.methods.presets import PRESETS, BlendSpace, Integration, Preset
 
 _DEFAULT_COMPONENTS = 10
 _OPTIONS = {
-    "score_dtype": ScoreDtype,
+    "score_dtype": ChosenScoreDtype,
     "channel_weight": ChannelWeight,
     "sign": SignRule,
     "composite": Blend,
@@ -60,6 +61,8 @@ class DecomCAM(ComponentMethod):
         max_components: the cap where ``n_components`` is a fraction.
         score_dtype: precision of the masked forward passes alone. ``"bfloat16"`` is several times faster on hardware
             that has it and keeps the ranking of the contributions; the decomposition stays in float32 or better.
+            ``"auto"`` is one of the two, chosen at the first snapshot of a run and kept throughout: see
+            :func:`lit_decom.methods.precision.chosen_score_dtype`. Outside of a run it is float32.
         decomposition: how the maps become components, a name in
             :data:`lit_decom.functional.factorisation.FACTORISERS`. ``"svd"``, which all publications use: orthogonal,
             the best approximation of each rank, with signs. ``"nmf"`` (ours here): nowhere negative, so nothing is
@@ -89,7 +92,7 @@ class DecomCAM(ComponentMethod):
     top_p: int | None = None
     integration: Integration = "paper"
     max_components: int = 20
-    score_dtype: ScoreDtype = "float32"
+    score_dtype: ChosenScoreDtype = "float32"
     decomposition: str = "svd"
     warm_start: bool = False
     channel_weight: ChannelWeight | None = None
@@ -245,13 +248,14 @@ class DecomCAM(ComponentMethod):
 
     def score(self, capture: Capture, components: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Show every image to the network through maps of its own, see :meth:`ComponentMethod.score`."""
-        if self.score_dtype == "bfloat16" and not _has_bfloat16(capture.images.device):
+        dtype, device = "float32" if self.score_dtype == "auto" else self.score_dtype, capture.images.device
+        if dtype == "bfloat16" and device.type in {"cpu", "cuda"} and not has_bfloat16_units(device):
             self._warn_once("`score_dtype='bfloat16'` is slower than float32 on a processor without bfloat16 units.")
         batch, k = valid.shape
         rows, columns = valid.nonzero(as_tuple=True)
         everyone = torch.arange(batch, device=rows.device)
         compose = self._composer(capture, components.relu()[rows, columns], rows.tolist())
-        logits = capture.rescore(torch.cat([rows, everyone]), compose, self.score_dtype)
+        logits = capture.rescore(torch.cat([rows, everyone]), compose, dtype)
         seen, reference = logits[: len(rows)], logits[len(rows) :]
         scores = torch.full((batch, k), torch.nan, dtype=seen.dtype, device=seen.device)
         scores[rows, columns] = capture.score(seen, rows)
@@ -326,7 +330,3 @@ def _without(factors: Factors, left_out: Tensor) -> Factors:
 
 def _fill_non_finite(values: Tensor, finite: Tensor) -> Tensor:
     return values.masked_fill(~finite.reshape(-1, *[1] * (values.ndim - 1)), torch.nan)
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 -- no public way to ask

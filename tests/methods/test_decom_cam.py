@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from lit_decom import DecomCAM, capture
 from lit_decom.explainer import summary
 from lit_decom.functional.image import gaussian_blur, min_max_normalize, upsample
-from lit_decom.methods.decom_cam import _has_bfloat16
+from lit_decom.methods.precision import has_bfloat16_units
 from tests.helpers.networks import Drawing, HalfByHand, Patches, SmallCNN, golden, noise_images, seeded
 from tests.helpers.rounding import magnification, map_tolerance
 
 PRESETS = ("paper", "v25", "notebook", "predecessor", "predecessor_pp", "relu_gain")
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
-needs_bfloat16 = pytest.mark.skipif(not _has_bfloat16(torch.device("cpu")), reason="slow and warned about here")
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16_units(torch.device("cpu")), reason="slow and warned about here")
 
 
 def evidence_of(network=None, images=None, targets="predicted", **options):
@@ -461,7 +461,7 @@ def test_presets_that_work_in_the_unit_range_need_mean_and_std(preset, known):
         ({"top_p": 0}, r"`top_p` to be a whole number of at least 1, but got 0"),
         ({"top_p": 0.5}, r"`top_p` to be a whole number of at least 1, but got 0\.5"),
         ({"integration": "v2"}, r"`integration` to be one of \['notebook', 'paper', .*\], but got 'v2'"),
-        ({"score_dtype": "float16"}, r"`score_dtype` to be one of 'float32', 'bfloat16', but got 'float16'"),
+        ({"score_dtype": "float16"}, r"`score_dtype` to be one of 'float32', 'bfloat16', 'auto', but got 'float16'"),
         ({"channel_weight": "gap"}, r"`channel_weight` to be one of 'sum', .* but got 'gap'"),
         ({"sign": "up"}, r"`sign` to be one of 'evidence', 'largest_entry', but got 'up'"),
         ({"composite": "max"}, r"`composite` to be one of 'convex', 'maximum', but got 'max'"),
