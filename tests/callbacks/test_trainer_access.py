@@ -281,6 +281,8 @@ def test_strategies_that_cut_the_network_are_refused_by_name(strategy):
     run = SimpleNamespace(strategy=strategy.__new__(strategy))
     with pytest.raises(MisconfigurationException, match=f"{strategy.__name__}.*not supported"):
         refuse_sharded(run)
+    with pytest.raises(MisconfigurationException, match=f"{strategy.__name__}.*not supported"):
+        callback().setup(run, tiny(), "fit")
     refuse_sharded(SimpleNamespace(strategy=SingleDeviceStrategy()))
 
 
