@@ -22,16 +22,25 @@ CPU = RuntimeError(
 )
 
 
+# Not in the network, whose attributes are put back.
+_TRIED: list[int] = []
+
+
 class Cramped(nn.Module):
-    """A network for which a number of images at once are too many, and which remembers how many it was given."""
+    """A network for which a number of images at once are too many, and which notes in `tried` how many it was given."""
 
     def __init__(self, most: int, error: RuntimeError = CUDA) -> None:
         super().__init__()
         self.inner = SmallCNN()
-        self.most, self.error, self.tried = most, error, []
+        self.most, self.error = most, error
+        _TRIED.clear()
+
+    @property
+    def tried(self):
+        return _TRIED
 
     def forward(self, images):
-        self.tried.append(len(images))
+        _TRIED.append(len(images))
         if len(images) > self.most:
             raise self.error
         return self.inner(images)
@@ -41,7 +50,8 @@ def evidence_of(most=1000, n=4, **options):
     """A capture of a network with room for any number of images, which is short of memory from then on."""
     network = seeded(Cramped(1000))
     found = capture(network, "inner.stage2", noise_images(n), "predicted", **options)
-    network.most, network.tried = most, []
+    network.most = most
+    network.tried.clear()
     return found
 
 
@@ -110,8 +120,8 @@ def test_numbers_are_to_the_bit_those_of_the_smaller_size():
     evidence = evidence_of(most=5, chunk_size=20)
     with pytest.warns(UserWarning, match="at most 5 go through"):
         found = rescored(evidence)
-    assert torch.equal(found, rescored(evidence_of(chunk_size=5)))
     assert evidence.model.tried == [20, 10, 5, 5, 5, 5]
+    assert torch.equal(found, rescored(evidence_of(chunk_size=5)))
 
 
 def test_the_smaller_size_is_remembered_and_said_once():
@@ -131,14 +141,13 @@ def test_the_first_capture_is_halved_too_and_everything_after_it_knows():
     with pytest.warns(UserWarning, match="at most 1 go through|at most 2 go through") as said:
         found = pieces(network, chunk_size=8, batch_size=6)
     assert len(said) == 1
+    assert network.tried[:3] == [6, 3, 1]
+    assert max(network.tried[3:]) == 1
     assert [len(piece.probe) for piece in found] == [1] * 6
     assert [piece.probe.ids for piece in found] == [piece.probe.ids for piece in pieces(Cramped(99), batch_size=1)]
     whole = pieces(Cramped(99), batch_size=6)[0].decomposition
     ours = torch.cat([piece.decomposition.contributions for piece in found])
     torch.testing.assert_close(ours, whole.contributions, rtol=1e-4, atol=1e-5)
-    tried = network.tried
-    assert tried[:3] == [6, 3, 1]
-    assert max(tried[3:]) == 1
 
 
 def test_passes_that_keep_less_get_room_by_a_smaller_batch():
