@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_decom import Execution
@@ -256,6 +256,14 @@ def test_a_value_of_this_very_step_is_not_taken_back(tmp_path):
     look = Look(tmp_path / "checkpoints", monitor="decomcam/score_gain/rank_01")
     fit(tmp_path, callback(every_n_steps=8, every_n_epochs=100), look, max_epochs=3)
     assert seen == [True, False, True]
+
+
+def test_records_say_which_weights_they_are_of(tmp_path):
+    observer = callback(every_n_steps=3)
+    fit(tmp_path, EMAWeightAveraging(decay=0.7), observer, max_epochs=2)
+    weights = {record.step: record.settings["weights"] for record in observer.directory.records()}
+    # Within an epoch those that training goes on with, at its end those that the validation uses.
+    assert weights == {2: "raw", 3: "averaged", 5: "raw", 7: "averaged"}
 
 
 def test_strata_by_class_accuracy_are_those_of_the_last_validation(tmp_path):
