@@ -24,6 +24,7 @@ from lit_decom.records import (
     files,
     snapshot,
 )
+from lit_decom.records.exact import exact_probe, keep_exactly
 from lit_decom.scores import Score
 from tests.helpers.modules import probe, tiny
 from tests.helpers.runs import in_old_layout
@@ -478,6 +479,53 @@ def test_a_probe_comes_back_with_all_that_is_known_of_it(tmp_path):
     for name in ("ids", "part_names", "class_names"):
         assert getattr(back, name) == getattr(shown, name)
     assert back.labels.tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_a_probe_that_is_kept_exactly_comes_back_bit_by_bit(tmp_path, dtype):
+    generator = torch.Generator().manual_seed(1)
+    shown = Probe.from_tensors(
+        torch.randn(3, 1, 8, 10, generator=generator).to(dtype),
+        torch.tensor([1, 0, 2]),
+        masks=torch.rand(3, 8, 10, generator=generator) > 0.5,
+        boxes=[[[1, 2, 3.3, 4]], torch.zeros(0, 4), [[0, 0, 5, 5], [1, 1, 2, 2]]],
+        mean=(0.485,),
+        std=(0.229,),
+    )
+    directory = RunDirectory(tmp_path)
+    directory.open("mine", shown, {})
+    with pytest.raises(RunDirectoryError, match="to hold the images"):
+        exact_probe(directory)
+    keep_exactly(directory, shown)
+    back = exact_probe(directory)
+    assert back.digest == shown.digest
+    assert torch.equal(back.images, shown.images)
+    assert back.images.dtype == dtype
+    assert torch.equal(back.mean, shown.mean)
+    assert torch.equal(back.std, shown.std)
+
+
+def test_a_probe_is_kept_exactly_once(tmp_path):
+    directory = opened(tmp_path)
+    keep_exactly(directory, probe())
+    file = tmp_path / "probe_exact.npz"
+    before = file.stat().st_ino
+    keep_exactly(directory, probe())
+    assert file.stat().st_ino == before
+    file.write_bytes(file.read_bytes()[:100])
+    keep_exactly(directory, probe())
+    assert exact_probe(directory).digest == probe().digest
+    np.savez(file, images=np.zeros((6, 2), dtype=np.uint8), json=np.array(b'{"dtype": "load"}'))
+    with pytest.raises(RunDirectoryError, match="to hold the images"):
+        exact_probe(directory)
+
+
+def test_images_that_had_eight_bits_take_about_as_many_when_kept_exactly(tmp_path):
+    noise = torch.randint(0, 256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    shown = Probe.from_tensors((noise / 255 - 0.45) / 0.22, torch.arange(4))
+    opened(tmp_path)
+    keep_exactly(RunDirectory(tmp_path), shown)
+    assert (tmp_path / "probe_exact.npz").stat().st_size < 2 * noise.numel()
 
 
 def test_a_directory_without_a_probe_is_refused(tmp_path):

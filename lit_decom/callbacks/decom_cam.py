@@ -17,6 +17,7 @@ from typing_extensions import override
 from lit_decom.callbacks.budget import Schedule
 from lit_decom.callbacks.class_accuracy import ClassAccuracy
 from lit_decom.callbacks.eight_bit import EightBit
+from lit_decom.callbacks.kept_probe import keep_probe, probe_of_run
 from lit_decom.callbacks.options import Execution, Log
 from lit_decom.callbacks.resuming import (
     awaited_moment,
@@ -299,9 +300,10 @@ class DecomCAMCallback(pl.Callback):
         if self._given_probe:
             return self._known_probe(), self._probe_loader
         options = self.run
-        return read_probe(
+        probe, place = read_probe(
             trainer, pl_module, self._probe_size, options.seed, unpack=options.unpack, eight_bit=self._eight_bit
         )
+        return probe_of_run(self._resumed if trainer.state.fn == "fit" else {}, probe, self.dirpath), place
 
     def _prepare_for(self, probe: Probe, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -338,6 +340,8 @@ class DecomCAMCallback(pl.Callback):
         self.directory = self.run_log.directory = opened_directory(
             path, self._run_id, probe, settings, reached, self._tolerance
         )
+        if not self._given_probe:
+            keep_probe(self.directory, probe, self._tolerance)
 
     def _known_probe(self) -> Probe:
         if self.probe is None:

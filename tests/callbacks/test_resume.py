@@ -212,8 +212,10 @@ def test_other_scores_and_another_rhythm_are_no_other_explanation(tmp_path):
     assert [numbers["epoch"] for numbers in observer.run_log.history] == [0, 1, 3]
 
 
-def test_a_probe_found_in_changed_data_is_refused(tmp_path):
-    checkpoint = part(tmp_path, callback(probe=4), 1)
+def test_a_probe_found_in_changed_data_is_refused_where_that_of_the_run_is_gone(tmp_path):
+    first = callback(probe=4)
+    checkpoint = part(tmp_path, first, 1)
+    (first.directory.path / "probe_exact.npz").unlink()
     run = trainer(tmp_path, callback(probe=4), max_epochs=2)
     with pytest.raises(MisconfigurationException, match="start a new run"):
         run.fit(tiny(), loader(), loader(Spots(8, seed=99)), ckpt_path=checkpoint)
