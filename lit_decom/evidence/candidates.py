@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from lit_decom.evidence.cut import are_cuts
 from lit_decom.evidence.grids import Layout, grids_seen
-from lit_decom.evidence.layers import TargetLayer, TargetLayerError, clean_name
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError, clean_name, runs_hooks
 from lit_decom.evidence.network import Network
 from lit_decom.evidence.outputs import first_tensor
 from lit_decom.evidence.recorder import RecordingKept
@@ -88,8 +88,10 @@ def find_candidates(network: Network, image: Tensor) -> tuple[list[Candidate], T
     """
     image = image.clone().requires_grad_()
     stages = set(_declared_stages(network.model))
-    named = [(clean_name(name), module) for name, module in network.model.named_modules() if name]
-    candidates = [Candidate(TargetLayer(n, m), _kind(n, m, stages), image) for n, m in named if not _is_no_stage(m)]
+    hooked = [(clean_name(name), module) for name, module in network.model.named_modules() if runs_hooks(module)]
+    candidates = [
+        Candidate(TargetLayer(n, m), _kind(n, m, stages), image) for n, m in hooked if n and not _is_no_stage(m)
+    ]
     finished: list[Candidate] = []
     last_weights: list[int] = [0]
 
@@ -101,7 +103,7 @@ def find_candidates(network: Network, image: Tensor) -> tuple[list[Candidate], T
         for candidate in candidates:
             hook = partial(candidate.hook, finished, layout)
             stack.callback(candidate.layer.module.register_forward_hook(hook).remove)
-        for module in network.model.modules():
+        for _, module in hooked:
             if _holds_weights(module):
                 stack.callback(module.register_forward_pre_hook(begin).remove)
         logits = network(image)

@@ -120,7 +120,7 @@ class _Live(Network):
 
     def _run(self, images: Tensor, _dtype: ScoreDtype) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
-            logits: Tensor = logits_of(self._ask(images))
+            logits: Tensor = logits_of(self._ask(images.clone()))  # which a forward may change in place
             return logits
 
     def _check_unchanged(self) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+import torch
 from torch import Tensor, nn
 
 from lit_decom.evidence.grids import Layout, map_of_grid, map_of_tokens
@@ -71,6 +72,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model.module if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
 
 
+def runs_hooks(module: nn.Module) -> bool:
+    """Whether a submodule tells what goes through it: parts that are TorchScript do not."""
+    return not isinstance(module, torch.jit.ScriptModule)
+
+
 def resolve_layer(model: nn.Module, name: str) -> TargetLayer:
     """Find a submodule by its name or by a dotted suffix of it that is unique.
 
@@ -135,7 +141,8 @@ def _by_path(model: nn.Module, name: str) -> nn.Module | None:
     for part in name.split("."):
         while module is not None and part not in module._modules and "_orig_mod" in module._modules:  # noqa: SLF001
             module = module._modules["_orig_mod"]  # noqa: SLF001
-        module = None if module is None else module._modules.get(part)  # noqa: SLF001
+        # Not by `get`, which TorchScript does not have.
+        module = module._modules[part] if module is not None and part in module._modules else None  # noqa: SLF001
     return module
 
 

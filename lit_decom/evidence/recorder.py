@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointError
 
 from lit_decom.evidence.grids import Layout, grids_seen
-from lit_decom.evidence.layers import TargetLayer, TargetLayerError
+from lit_decom.evidence.layers import TargetLayer, TargetLayerError, runs_hooks
 from lit_decom.evidence.network import Forward, ForwardError, Network
 from lit_decom.evidence.outputs import PlacedTensor, first_tensor
 from lit_decom.evidence.targets import TargetScore
@@ -89,9 +89,14 @@ class Recorder:
             Logits ``(B, N)``.
 
         Raises:
-            TargetLayerError: if the layer does not run exactly once, or returns no tensor.
+            TargetLayerError: if the layer is TorchScript, does not run exactly once, or returns no tensor.
             ValueError: if there are not as many logits as images.
         """
+        if not runs_hooks(self.layer.module):
+            raise TargetLayerError(
+                f"Expected `target_layer` {self.layer.name!r} to tell what it returns, but it is TorchScript, which "
+                "runs no hooks. Choose a layer around that part or beside it, or explain the network before scripting."
+            )
         self.calls = 0
         with grids_seen(network.model) as self._seen:
             handle = self.layer.module.register_forward_hook(self.hook)
@@ -100,7 +105,9 @@ class Recorder:
             finally:
                 handle.remove()
         if self.calls != 1:
-            remedy = "Choose the block around it." if self.calls else _remedy_for_silence(self.layer.module)
+            remedy = (
+                "Choose the block around it." if self.calls else "Is it part of the model, and of this forward pass?"
+            )
             raise TargetLayerError(
                 f"Expected `target_layer` {self.layer.name!r} to run once in a forward pass, but it ran {self.calls} "
                 f"times. {remedy}"
@@ -127,12 +134,6 @@ class Recorder:
     def cut(self, tensor: Tensor) -> Tensor:
         """Make what the scores are differentiated with respect to of what the layer returned: here a leaf."""
         return widened(tensor.detach()).clone().requires_grad_()
-
-
-def _remedy_for_silence(layer: nn.Module) -> str:
-    if isinstance(layer, torch.jit.ScriptModule):
-        return "What is inside a part that is TorchScript tells nothing: choose that part, or what is around it."
-    return "Is it part of the model, and of this forward pass?"
 
 
 class RecordingKept(TorchFunctionMode):

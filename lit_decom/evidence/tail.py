@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lit_decom.evidence.layers import TargetLayer
+from lit_decom.evidence.layers import TargetLayer, runs_hooks
 from lit_decom.evidence.network import Network
 from lit_decom.evidence.recorder import Recorder, arranged
 
@@ -121,7 +121,7 @@ class _Ended:
         with ExitStack() as stack:
             stack.callback(self._layer.register_forward_pre_hook(self._layer_begins).remove)
             for module in self._model.modules():
-                if module not in self._around:
+                if module not in self._around and runs_hooks(module):
                     stack.callback(module.register_forward_pre_hook(self._begin).remove)
                     stack.callback(module.register_forward_hook(self._end).remove)
             yield
