@@ -27,7 +27,8 @@ from lit_decom.isolation import (
     state_of,
 )
 
-_LIBRARIES = {"torch", "lightning", "pytorch_lightning", "lightning_fabric"}
+_OURS = "lit_decom"
+_LIBRARIES = {_OURS, "torch", "lightning", "pytorch_lightning", "lightning_fabric"}
 _MUTABLE = {dict, OrderedDict, list, set}
 _NO_STATE = (type, nn.Parameter, Dataset, DataLoader, Optimizer)
 _STATE = (nn.Module, Tensor, np.ndarray, dict, list, tuple, set, frozenset, deque, partial, MethodType, SimpleNamespace)
@@ -128,7 +129,7 @@ def _is_of_network(value: Any, packages: set[str]) -> bool:
     if isinstance(value, _STATE) or state_of(value) is not None:
         return True
     package = package_of(value if isinstance(value, FunctionType) else type(value))
-    return package in packages or not is_installed(package)
+    return package in packages or not (is_installed(package) or package == _OURS)
 
 
 def _notes_of(value: Any) -> Iterator[Note]:
