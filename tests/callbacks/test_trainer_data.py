@@ -113,7 +113,7 @@ def test_a_first_loader_without_images_is_passed_over_and_said(tmp_path, togethe
 def test_right_answers_are_counted_on_the_first_loader_with_images(tmp_path, monkeypatch, given, stage):
     counted, accuracy = [], ClassAccuracy.accuracy
     monkeypatch.setattr(
-        ClassAccuracy, "accuracy", lambda self, process: counted.append(self._counts) or accuracy(self, process)
+        ClassAccuracy, "accuracy", lambda self, *given: counted.append(self._counts) or accuracy(self, *given)
     )
     loaders = [loader(Captions()), loader(Spots(8, seed=3)), loader(Spots(12, seed=4))]
     settings = {"metrics": "default", "strata": "class_accuracy"} | ({} if given else {"probe": 6})
@@ -158,7 +158,7 @@ class Ignoring(Tiny):
 
 def test_what_nobody_labelled_is_in_no_probe_and_in_no_accuracy(tmp_path, monkeypatch):
     counted = []
-    monkeypatch.setattr(ClassAccuracy, "accuracy", lambda self, process: counted.append(self._counts) or torch.ones(4))
+    monkeypatch.setattr(ClassAccuracy, "accuracy", lambda self, *given: counted.append(self._counts) or torch.ones(4))
     observer = callback(probe=8, metrics="default", strata="class_accuracy")
     run = trainer(tmp_path, observer, num_sanity_val_steps=0)
     run.fit(Ignoring(), loader(), loader(PartlyLabelled(8, seed=2)))
