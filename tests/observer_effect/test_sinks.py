@@ -159,8 +159,8 @@ def pressing(work, at=2):
 
 @pytest.fixture
 def ctrl_c():
-    """Lightning does not give Ctrl-C back."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Ctrl-C as in a terminal: Lightning does not give it back, and what runs in the background ignores it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, handler)
 
