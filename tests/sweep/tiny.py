@@ -1,8 +1,10 @@
 """A program that answers at once in place of a training, and sweeps of it."""
 
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -66,9 +68,11 @@ def sweep_words(*words):
 
 def start(folder, *words):
     """Start ``lit-decom sweep`` in a process group of its own."""
+    # What runs in the background ignores Ctrl-C, and so would this.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         sweep_words(*words), cwd=folder, env=dict(os.environ) | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heeding,
     )  # fmt: skip
 
 
