@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import yaml
@@ -68,12 +67,15 @@ def sweep_words(*words):
 
 def start(folder, *words):
     """Start ``lit-decom sweep`` in a process group of its own."""
-    # What runs in the background ignores Ctrl-C, and so would this.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(
-        sweep_words(*words), cwd=folder, env=dict(os.environ) | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heeding,
-    )  # fmt: skip
+    # What runs in the background ignores Ctrl-C, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            sweep_words(*words), cwd=folder, env=dict(os.environ) | {"OMP_NUM_THREADS": "1"}, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finish(process, code=0):
