@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_decom import Execution
@@ -258,9 +259,10 @@ def test_a_value_of_this_very_step_is_not_taken_back(tmp_path):
     assert seen == [True, False, True]
 
 
+@pytest.mark.skipif(not hasattr(pl.callbacks, "EMAWeightAveraging"), reason="Lightning is older")
 def test_records_say_which_weights_they_are_of(tmp_path):
     observer = callback(every_n_steps=3)
-    fit(tmp_path, EMAWeightAveraging(decay=0.7), observer, max_epochs=2)
+    fit(tmp_path, pl.callbacks.EMAWeightAveraging(decay=0.7), observer, max_epochs=2)
     weights = {record.step: record.settings["weights"] for record in observer.directory.records()}
     # Within an epoch those that training goes on with, at its end those that the validation uses.
     assert weights == {2: "raw", 3: "averaged", 5: "raw", 7: "averaged"}

@@ -255,7 +255,7 @@ def test_neither_state_nor_memory_holds_a_snapshot_more(tmp_path, shared):
     fit(tmp_path, observer, Sizes(), module=tiny(), max_epochs=5, val_check_interval=1)
     assert len(sizes) == 19
     # Components come and go; the numbers of one snapshot are half as much as all of this.
-    assert max(sizes) < 1.1 * min(sizes[1:])
+    assert max(sizes) < 1.25 * min(sizes[1:])
     # None of what the run log keeps in memory is as long as the run.
     kept = [value for value in vars(observer.run_log).values() if isinstance(value, list | tuple)]
     assert not [value for value in kept if len(value) >= 19]

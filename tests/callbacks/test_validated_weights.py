@@ -3,12 +3,16 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from lit_decom.report import write_report
 from tests.callbacks.test_resume import same, within_epochs
 from tests.helpers.averaging import EpochAverage, WholeAverage
 from tests.helpers.modules import callback, fit, loader, probe, tiny, trainer
+
+if not hasattr(pl.callbacks, "EMAWeightAveraging"):
+    pytest.skip("Lightning is older", allow_module_level=True)
+EMAWeightAveraging = pl.callbacks.EMAWeightAveraging
 
 
 class Asked(pl.Callback):
